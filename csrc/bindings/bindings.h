@@ -1,0 +1,20 @@
+// One register function per subject; module.cpp only calls them.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace qkv {
+
+namespace py = pybind11;
+
+// C-contiguous float32, converted when it is not. Who cares about silent copies checks in Python.
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+void register_system(py::module_& m);   // instruction sets
+void register_weight(py::module_& m);   // packed weights
+void register_program(py::module_& m);  // programs, KV cache, runs
+void register_ops(py::module_& m);      // kernels on arrays
+
+}  // namespace qkv

@@ -1,0 +1,134 @@
+#include "cpu/ops.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "bindings.h"
+#include "cpu/error.h"
+#include "cpu/isa.h"
+
+namespace qkv {
+namespace {
+
+py::array_t<float> like(const FloatArray& x) {
+  return py::array_t<float>(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+}
+
+// Python has checked already and said it better; this is so that no call can make a kernel read what is not there.
+void check(const FloatArray& x, const char* what, std::vector<py::ssize_t> shape) {
+  require(std::equal(shape.begin(), shape.end(), x.shape(), x.shape() + x.ndim()), what, ": unexpected shape");
+}
+
+py::array_t<float> map_array(const std::string& name, const FloatArray& x, int threads) {
+  const Function function = function_of(name);
+  py::array_t<float> y = like(x);
+  float* out = y.mutable_data();
+  const py::gil_scoped_release release;
+  map(chosen_kernels(), function, x.data(), out, x.size(), threads);
+  return y;
+}
+
+py::array_t<float> softmax_rows(const FloatArray& x, int threads) {
+  require(x.ndim() == 2, "softmax: x must be [rows, n]");
+  py::array_t<float> y = like(x);
+  float* out = y.mutable_data();
+  const py::gil_scoped_release release;
+  softmax(chosen_kernels(), x.data(), out, x.shape(0), x.shape(1), threads);
+  return y;
+}
+
+py::array_t<float> norm_rows(const FloatArray& x, const FloatArray& weight, const std::optional<FloatArray>& bias,
+                             float eps, bool centred, int threads) {
+  require(x.ndim() == 2, "norm: x must be [rows, n]");
+  const int64_t n = x.shape(1);
+  check(weight, "norm: weight", {n});
+  if (bias) check(*bias, "norm: bias", {n});
+  py::array_t<float> y = like(x);
+  const NormArgs args = {.x = x.data(),
+                         .x_stride = n,
+                         .weight = weight.data(),
+                         .bias = bias ? bias->data() : nullptr,
+                         .n = n,
+                         .eps = eps,
+                         .centred = centred,
+                         .y = y.mutable_data(),
+                         .y_stride = n};
+  const py::gil_scoped_release release;
+  norm(chosen_kernels(), args, x.shape(0), threads);
+  return y;
+}
+
+py::array_t<float> linear_rows(const FloatArray& x, const Weight& weight, const std::string& activation,
+                               const std::optional<FloatArray>& residual, int threads) {
+  require(weight.layout() != Layout::rows, "linear: needs a weight in panels");
+  require(x.ndim() == 2 && x.shape(1) == weight.in(), "linear: x must be [rows, ", weight.in(), "]");
+  const int64_t rows = x.shape(0);
+  if (residual) check(*residual, "linear: residual", {rows, weight.half_out()});
+  const Function function = function_of(activation);
+  py::array_t<float> y({rows, weight.half_out()});
+  float* out = y.mutable_data();
+  const py::gil_scoped_release release;
+  Memory halves;
+  linear(weight, x.data(), rows, function, residual ? residual->data() : nullptr, out, threads, halves);
+  return y;
+}
+
+void check_rotary(const char* op, const FloatArray& rotary, int64_t positions, int64_t head_dim) {
+  require(rotary.ndim() == 2 && rotary.shape(0) == positions && rotary.shape(1) % 2 == 0 && rotary.shape(1) <= head_dim,
+          op, ": rotary must be [", positions, ", an even number up to ", head_dim, "]");
+}
+
+py::array_t<float> rope_rows(const FloatArray& x, const FloatArray& rotary, int threads) {
+  require(x.ndim() == 3, "rope: x must be [sequences, tokens, head_dim]");
+  check_rotary("rope", rotary, x.shape(1), x.shape(2));
+  py::array_t<float> y = like(x);
+  float* out = y.mutable_data();
+  const py::gil_scoped_release release;
+  rope(x.data(), rotary.data(), out, x.shape(0), x.shape(1), x.shape(2), rotary.shape(1), threads);
+  return y;
+}
+
+py::array_t<float> attention_heads(const FloatArray& q, const FloatArray& k, const FloatArray& v,
+                                   const std::optional<FloatArray>& rotary, bool causal, float scale, int threads) {
+  require(q.ndim() == 4 && k.ndim() == 4, "attention: q, k and v must be [batch, tokens, heads, head_dim]");
+  const int64_t heads = q.shape(2), kv_heads = k.shape(2);
+  check(k, "attention: k", {q.shape(0), k.shape(1), kv_heads, q.shape(3)});
+  check(v, "attention: v", {q.shape(0), k.shape(1), kv_heads, q.shape(3)});
+  require(kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads, " query heads do not share ", kv_heads,
+          " key/value heads evenly");
+  require(k.shape(1) >= q.shape(1) || !(causal || rotary), "attention: ", q.shape(1), " queries are not the last of ",
+          k.shape(1), " positions");
+  if (rotary) check_rotary("attention", *rotary, k.shape(1), q.shape(3));
+  py::array_t<float> y = like(q);
+  const AttentionArrays arrays = {.q = q.data(),
+                                  .k = k.data(),
+                                  .v = v.data(),
+                                  .rotary = rotary ? rotary->data() : nullptr,
+                                  .y = y.mutable_data(),
+                                  .batch = q.shape(0),
+                                  .tokens = q.shape(1),
+                                  .keys = k.shape(1),
+                                  .heads = heads,
+                                  .kv_heads = kv_heads,
+                                  .head_dim = q.shape(3),
+                                  .rotary_dim = rotary ? rotary->shape(1) : 0,
+                                  .scale = scale,
+                                  .causal = causal};
+  const py::gil_scoped_release release;
+  attention(chosen_kernels(), arrays, threads);
+  return y;
+}
+
+}  // namespace
+
+void register_ops(py::module_& m) {
+  using namespace py::literals;
+  m.def("map", &map_array, "function"_a, "x"_a, "threads"_a);
+  m.def("softmax", &softmax_rows, "x"_a, "threads"_a);
+  m.def("norm", &norm_rows, "x"_a, "weight"_a, "bias"_a.none(true), "eps"_a, "centred"_a, "threads"_a);
+  m.def("linear", &linear_rows, "x"_a, "weight"_a, "activation"_a, "residual"_a.none(true), "threads"_a);
+  m.def("rope", &rope_rows, "x"_a, "rotary"_a, "threads"_a);
+  m.def("attention", &attention_heads, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a, "threads"_a);
+}
+
+}  // namespace qkv

@@ -1,0 +1,154 @@
+#include "cpu/program.h"
+
+#include <utility>
+
+#include "bindings.h"
+#include "cpu/error.h"
+
+namespace qkv {
+namespace {
+
+using ViewTuple = std::tuple<int, int64_t, int64_t>;
+
+View view_of(const ViewTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
+
+template <class T>
+std::vector<T> vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& a, const char* what) {
+  require(a.ndim() == 1, "batch: ", what, " must have one dimension");
+  return std::vector<T>(a.data(), a.data() + a.size());
+}
+
+Function activation_of(const std::string& name) {
+  static const std::map<std::string, Function> known = {{"identity", Function::identity},
+                                                        {"relu", Function::relu},
+                                                        {"gelu", Function::gelu},
+                                                        {"gelu_tanh", Function::gelu_tanh},
+                                                        {"silu", Function::silu}};
+  const auto found = known.find(name);
+  require(found != known.end(), "no activation '", name, "'");
+  return found->second;
+}
+
+Rows rows_of(const std::string& name) {
+  if (name == "tokens") return Rows::tokens;
+  if (name == "sequences") return Rows::sequences;
+  if (name == "logits") return Rows::logits;
+  throw Error("a buffer's rows are tokens, sequences or logits, not '" + name + "'");
+}
+
+Pooling pooling_of(const std::string& name) {
+  static const std::map<std::string, Pooling> known = {
+      {"mean", Pooling::mean}, {"first", Pooling::first}, {"last", Pooling::last}, {"max", Pooling::max}};
+  const auto found = known.find(name);
+  require(found != known.end(), "no pooling '", name, "'");
+  return found->second;
+}
+
+py::array_t<float> run(Program& program, const std::string& output, const Batch& batch, int threads) {
+  program.check(batch);
+  const Buffer& result = program.output(output);
+  py::array_t<float> out({batch.rows(result.rows), result.width});
+  float* data = out.mutable_data();
+  const py::gil_scoped_release release;
+  program.run(output, batch, data, threads);
+  return out;
+}
+
+void register_batch(py::module_& m) {
+  using Ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+  using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+  py::class_<Batch>(m, "Batch")
+      .def(py::init([](const Ints& ids, const Longs& cu_seqlens, const Ints& types, const Longs& wanted,
+                       const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages) {
+             return Batch{.token_ids = vector_of(ids, "token_ids"),
+                          .type_ids = vector_of(types, "type_ids"),
+                          .cu_seqlens = vector_of(cu_seqlens, "cu_seqlens"),
+                          .past = vector_of(past, "past"),
+                          .wanted = vector_of(wanted, "wanted"),
+                          .cache = cache,
+                          .pages = std::move(pages)};
+           }),
+           py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
+           py::arg("cache").none(true), py::arg("pages"), py::keep_alive<1, 7>());
+  py::class_<KVCache>(m, "KVCache")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"),
+           py::arg("max_bytes"))
+      .def("allocate", &KVCache::allocate)
+      .def("retain", &KVCache::retain, py::arg("page"))
+      .def("release", &KVCache::release, py::arg("page"))
+      .def_property_readonly("pages_in_use", &KVCache::pages_in_use)
+      .def_property_readonly("max_pages", &KVCache::max_pages)
+      .def_property_readonly("page_nbytes", &KVCache::page_bytes);
+}
+
+}  // namespace
+
+void register_program(py::module_& m) {
+  register_batch(m);
+  m.def(
+      "page_nbytes",
+      [](int64_t layers, int64_t kv_heads, int64_t head_dim) {
+        return layers * kv_heads * page_floats(head_dim) * int64_t{sizeof(float)};
+      },
+      py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"));
+  py::class_<Program>(m, "Program")
+      .def(py::init<>())
+      .def(
+          "buffer", [](Program& p, int64_t width, const std::string& rows) { return p.add_buffer(width, rows_of(rows)); },
+          py::arg("width"), py::arg("rows"))
+      .def(
+          "embed",
+          [](Program& p, int out, std::shared_ptr<Weight> tokens, std::shared_ptr<Weight> positions,
+             int64_t position_offset, std::shared_ptr<Weight> types) {
+            p.add(EmbedStep{out, std::move(tokens), std::move(positions), std::move(types), position_offset});
+          },
+          py::arg("out"), py::arg("tokens"), py::arg("positions").none(true), py::arg("position_offset"),
+          py::arg("types").none(true))
+      .def(
+          "rotary",
+          [](Program& p, int out, std::vector<float> frequencies) { p.add(RotaryStep{out, std::move(frequencies)}); },
+          py::arg("out"), py::arg("inverse_frequencies"))
+      .def(
+          "norm",
+          [](Program& p, int out, int x, std::vector<float> weight, std::vector<float> bias, float eps, bool centred) {
+            p.add(NormStep{out, x, std::move(weight), std::move(bias), eps, centred});
+          },
+          py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("centred"))
+      .def(
+          "linear",
+          [](Program& p, int out, int x, std::shared_ptr<Weight> weight, const std::string& activation, int residual) {
+            p.add(LinearStep{out, x, residual, std::move(weight), activation_of(activation)});
+          },
+          py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
+      .def(
+          "attention",
+          [](Program& p, int out, const ViewTuple& q, const ViewTuple& k, const ViewTuple& v, int64_t heads,
+             int64_t kv_heads, int64_t head_dim, float scale, bool causal, int rotary, int64_t layer) {
+            p.add(AttentionStep{out, view_of(q), view_of(k), view_of(v), heads, kv_heads, head_dim, scale, causal,
+                                rotary, layer});
+          },
+          py::arg("out"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
+          py::arg("head_dim"), py::arg("scale"), py::arg("causal"), py::arg("rotary"), py::arg("layer"))
+      .def("gather", [](Program& p, int out, int x) { p.add(GatherStep{out, x}); }, py::arg("out"), py::arg("x"))
+      .def(
+          "pool",
+          [](Program& p, int out, int x, const std::string& pooling) {
+            p.add(PoolStep{out, x, pooling_of(pooling)});
+          },
+          py::arg("out"), py::arg("x"), py::arg("pooling"))
+      .def("output", &Program::add_output, py::arg("name"), py::arg("buffer"))
+      .def("run", &run, py::arg("output"), py::arg("batch"), py::arg("threads"))
+      .def("__str__", &Program::describe)
+      .def(
+          "width", [](const Program& p, const std::string& output) { return p.output(output).width; },
+          py::arg("output"))
+      .def_property_readonly("profiling", [](Program& p) { return p.profile().enabled(); })
+      .def("profile", [](Program& p) {
+        std::map<std::string, std::tuple<int64_t, double, double, double>> table;
+        for (const auto& [kind, u] : p.profile().usage())
+          table[kind] = {u.calls, u.seconds, u.work.flops, u.work.bytes};
+        return table;
+      });
+}
+
+}  // namespace qkv

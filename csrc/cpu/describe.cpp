@@ -1,0 +1,92 @@
+// Programs as text: one line a step, %n a buffer, e.g. "%3 = linear(%2, bfloat16[1152, 384] + bias, gelu) + %1".
+#include <array>
+#include <sstream>
+
+#include "error.h"
+#include "program.h"
+
+namespace qkv {
+namespace {
+
+const char* name_of(Function f) {
+  static constexpr std::array names = {"identity", "relu", "gelu", "gelu_tanh", "silu",
+                                       "sigmoid",  "tanh", "erf",  "exp"};
+  return names[static_cast<size_t>(f)];
+}
+
+struct Describe {
+  std::ostringstream& text;
+
+  void weight(const Weight& w) {
+    text << (w.dtype() == DType::float32 ? "float32" : "bfloat16") << "[" << w.out() << ", " << w.in() << "]";
+    if (w.bias()) text << " + bias";
+  }
+  void view(const View& v) { text << "%" << v.buffer << "[" << v.column << ":" << v.column + v.width << "]"; }
+
+  void operator()(const EmbedStep& s) {
+    text << "%" << s.out << " = embed(token ";
+    weight(*s.tokens);
+    if (s.positions) {
+      text << ", position ";
+      weight(*s.positions);
+      if (s.position_offset) text << " from " << s.position_offset;
+    }
+    if (s.types) {
+      text << ", type ";
+      weight(*s.types);
+    }
+    text << ")";
+  }
+  void operator()(const RotaryStep& s) {
+    text << "%" << s.out << " = rotary(" << s.inverse_frequencies.size() << " frequencies)";
+  }
+  void operator()(const NormStep& s) {
+    text << "%" << s.out << " = " << (s.centred ? "layer_norm" : "rms_norm") << "(%" << s.x << ", eps " << s.eps << ")";
+  }
+  void operator()(const LinearStep& s) {
+    text << "%" << s.out << " = linear(%" << s.x << ", ";
+    weight(*s.weight);
+    if (s.activation != Function::identity) text << ", " << name_of(s.activation);
+    if (s.weight->gated()) text << ", gated";
+    text << ")";
+    if (s.residual >= 0) text << " + %" << s.residual;
+  }
+  void operator()(const AttentionStep& s) {
+    text << "%" << s.out << " = attention(q ";
+    view(s.q);
+    text << ", k ";
+    view(s.k);
+    text << ", v ";
+    view(s.v);
+    text << ", " << s.heads << (s.heads == s.kv_heads ? "" : "/" + std::to_string(s.kv_heads)) << " heads of "
+         << s.head_dim << (s.causal ? ", causal" : "");
+    if (s.rotary >= 0) text << ", rotated by %" << s.rotary;
+    text << ")";
+  }
+  void operator()(const GatherStep& s) { text << "%" << s.out << " = gather(%" << s.x << ", wanted rows)"; }
+  void operator()(const PoolStep& s) {
+    static constexpr std::array names = {"mean", "first", "last", "max"};
+    text << "%" << s.out << " = pool(%" << s.x << ", " << names[static_cast<size_t>(s.pooling)] << ")";
+  }
+};
+
+}  // namespace
+
+const char* kind_of(const Step& step) {
+  static constexpr std::array kinds = {"embed", "rotary", "norm", "linear", "attention", "gather", "pool"};
+  static_assert(kinds.size() == std::variant_size_v<Step>);
+  return kinds[step.index()];
+}
+
+std::string Program::describe() const {
+  std::ostringstream text;
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    std::visit(Describe{text}, steps_[i]);
+    for (const auto& [name, output] : outputs_)
+      if (output.steps == i + 1) text << "  -> " << name;
+    text << "\n";
+  }
+  return text.str();
+}
+
+}  // namespace qkv

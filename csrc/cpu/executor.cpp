@@ -1,0 +1,163 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "threads.h"
+
+namespace qkv {
+
+Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& workspace, int threads)
+    : program_(program), kernels_(program.kernels()), batch_(batch), workspace_(workspace), threads_(threads),
+      buffers_(program.buffers().size()) {
+  workspace.buffers.resize(program.buffers().size());
+  workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
+  for (size_t i = 0; i < steps; ++i) {
+    const auto number = static_cast<size_t>(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
+    const Buffer& buffer = program.buffers()[number];
+    workspace.buffers[number].reserve(static_cast<size_t>(batch.rows(buffer.rows) * buffer.width) * sizeof(float));
+    buffers_[number] = workspace.buffers[number].floats();
+  }
+  workspace.positions.resize(static_cast<size_t>(batch.tokens()));
+  for (int64_t s = 0; s < batch.sequences(); ++s)
+    for (int64_t i = 0; i < length(s); ++i)
+      workspace.positions[static_cast<size_t>(begin(s) + i)] = batch.past_of(s) + i;
+}
+
+Work Run::operator()(const EmbedStep& step) {
+  const int64_t n = width(step.out);
+  const double values = static_cast<double>(batch_.tokens() * n);
+  parallel_for(batch_.tokens(), threads_for(values), [&](int64_t token, int) {
+    const auto i = static_cast<size_t>(token);
+    float* row = at(step.out) + token * n;
+    std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
+    step.tokens->add_row(batch_.token_ids[i], row);
+    if (step.positions) step.positions->add_row(workspace_.positions[i] + step.position_offset, row);
+    if (step.types) step.types->add_row(batch_.type_ids.empty() ? 0 : batch_.type_ids[i], row);
+  });
+  const int tables = 1 + (step.positions != nullptr) + (step.types != nullptr);
+  return {.bytes = values * 4 * (tables + 1)};
+}
+
+Work Run::operator()(const RotaryStep& step) {
+  const auto half = static_cast<int64_t>(step.inverse_frequencies.size());
+  parallel_for(batch_.tokens(), threads_for(100.0 * static_cast<double>(batch_.tokens() * half)),
+               [&](int64_t token, int) {
+                 const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(token)]);
+                 float* cosine = at(step.out) + token * 2 * half;
+                 for (int64_t i = 0; i < half; ++i) {
+                   const float angle = position * step.inverse_frequencies[static_cast<size_t>(i)];
+                   cosine[i] = std::cos(angle);
+                   cosine[half + i] = std::sin(angle);
+                 }
+               });
+  return {.bytes = static_cast<double>(batch_.tokens() * half) * 8};
+}
+
+Work Run::operator()(const NormStep& step) {
+  constexpr int64_t kRows = 8;
+  const int64_t total = rows(step.x), n = width(step.x);
+  const NormArgs args = {.x = at(step.x), .x_stride = n, .weight = step.weight.data(),
+                         .bias = step.bias.empty() ? nullptr : step.bias.data(), .n = n, .eps = step.eps,
+                         .centred = step.centred, .y = at(step.out), .y_stride = n};
+  const double values = static_cast<double>(total * n);
+  parallel_for((total + kRows - 1) / kRows, threads_for(4 * values), [&](int64_t task, int) {
+    kernels_.norm(args, task * kRows, std::min(kRows, total - task * kRows));
+  });
+  return {.flops = 8 * values, .bytes = 8 * values};
+}
+
+Work Run::operator()(const LinearStep& step) {
+  const Weight& w = *step.weight;
+  const int64_t m = rows(step.x), k = w.in();
+  const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * k);
+  const int threads = threads_for(flops);
+
+  LinearArgs args = {.x = at(step.x), .x_stride = k, .w = w.data(), .k = k, .n = w.half_out(), .bias = w.bias(),
+                     .activation = step.activation, .gated = w.gated(),
+                     .residual = step.residual < 0 ? nullptr : at(step.residual), .residual_stride = w.half_out(),
+                     .y = at(step.out), .y_stride = w.half_out()};
+  if (w.dtype() == DType::bfloat16 && kernels_.bf16_activations) {
+    const int64_t padded = k + k % 2;
+    workspace_.activations.reserve(static_cast<size_t>(m * padded) * 2);
+    auto* halves = static_cast<uint16_t*>(workspace_.activations.data());
+    parallel_for(m, threads_for(static_cast<double>(m * k)),
+                 [&](int64_t row, int) { kernels_.to_bfloat16(at(step.x) + row * k, halves + row * padded, k, padded); });
+    args.x = halves;
+    args.x_stride = padded;
+  }
+
+  // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
+  // memory once; blocks of few rows would read it from the L2 cache too often.
+  constexpr int64_t kRows = 16 * kTileRows;
+  const int64_t blocks = std::max<int64_t>(1, m / kRows);
+  const auto kernel = w.dtype() == DType::float32 ? kernels_.linear_float32 : kernels_.linear_bfloat16;
+  parallel_for(blocks * w.panels(), threads, [&](int64_t task, int) {
+    const int64_t block = task % blocks, first = block * m / blocks, end = (block + 1) * m / blocks;
+    kernel(args, first, end - first, task / blocks);
+  });
+  return {.flops = flops, .bytes = static_cast<double>(w.nbytes() + m * (k + w.half_out()) * 4)};
+}
+
+Work Run::operator()(const GatherStep& step) {
+  const int64_t n = width(step.x);
+  for (size_t i = 0; i < batch_.wanted.size(); ++i)
+    std::memcpy(at(step.out) + static_cast<int64_t>(i) * n, at(step.x) + batch_.wanted[i] * n,
+                static_cast<size_t>(n) * sizeof(float));
+  return {.bytes = static_cast<double>(rows(step.out) * n) * 8};
+}
+
+Work Run::operator()(const PoolStep& step) {
+  const int64_t n = width(step.x);
+  const double values = static_cast<double>(batch_.tokens() * n);
+  parallel_for(batch_.sequences(), threads_for(values), [&](int64_t s, int) {
+    const float* x = at(step.x) + begin(s) * n;
+    const int64_t tokens = length(s);
+    float* y = at(step.out) + s * n;
+    std::memset(y, 0, static_cast<size_t>(n) * sizeof(float));
+    if (tokens == 0) return;  // nothing to pool: zeros
+    const int64_t only = step.pooling == Pooling::last ? tokens - 1 : 0;
+    std::memcpy(y, x + only * n, static_cast<size_t>(n) * sizeof(float));
+    if (step.pooling == Pooling::mean) {
+      for (int64_t t = 1; t < tokens; ++t) kernels_.add(x + t * n, y, n);
+      for (int64_t i = 0; i < n; ++i) y[i] /= static_cast<float>(tokens);
+    } else if (step.pooling == Pooling::max) {
+      for (int64_t t = 1; t < tokens; ++t)
+        for (int64_t i = 0; i < n; ++i) y[i] = std::max(y[i], x[t * n + i]);
+    }
+  });
+  return {.flops = values, .bytes = 4 * values};
+}
+
+void Program::run(const std::string& output_name, const Batch& batch, float* out, int threads) {
+  const Buffer& result = output(output_name);
+  if (batch.rows(result.rows) == 0) return;
+  std::unique_ptr<Workspace> workspace;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      workspace = std::move(idle_.back());
+      idle_.pop_back();
+    }
+  }
+  if (!workspace) workspace = std::make_unique<Workspace>();
+
+  const Output& end = outputs_.at(output_name);
+  // Only the last step may write into the caller's array: earlier ones may use the same buffer for other things.
+  Run run(*this, end.steps - 1, batch, *workspace, std::max(1, threads));
+  for (size_t i = 0; i < end.steps; ++i) {
+    if (i + 1 == end.steps) run.bind(end.buffer, out);
+    const auto start = std::chrono::steady_clock::now();
+    const Work work = std::visit(run, steps_[i]);
+    if (profile_.enabled()) {
+      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+      profile_.add(kind_of(steps_[i]), time.count(), work);
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  idle_.push_back(std::move(workspace));
+}
+
+}  // namespace qkv

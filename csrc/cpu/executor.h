@@ -1,0 +1,46 @@
+// One run of a program: a function for each step kind. The functions cut work into tasks; kernels do it.
+#pragma once
+
+#include "program.h"
+
+namespace qkv {
+
+class Run {
+ public:
+  // Makes room in the workspace for the first `steps` steps.
+  Run(const Program& program, size_t steps, const Batch& batch, Workspace& workspace, int threads);
+
+  // From now on the buffer lives in the caller's memory.
+  void bind(int buffer, float* memory) { buffers_[static_cast<size_t>(buffer)] = memory; }
+
+  Work operator()(const EmbedStep& step);
+  Work operator()(const RotaryStep& step);
+  Work operator()(const NormStep& step);
+  Work operator()(const LinearStep& step);
+  Work operator()(const AttentionStep& step);
+  Work operator()(const GatherStep& step);
+  Work operator()(const PoolStep& step);
+
+ private:
+  float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)]; }
+  int64_t width(int buffer) const { return program_.buffers()[static_cast<size_t>(buffer)].width; }
+  int64_t rows(int buffer) const { return batch_.rows(program_.buffers()[static_cast<size_t>(buffer)].rows); }
+  int64_t begin(int64_t sequence) const { return batch_.cu_seqlens[static_cast<size_t>(sequence)]; }
+  int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
+  // Work smaller than what waking a thread costs stays on one.
+  int threads_for(double operations) const { return operations < 1e5 ? 1 : threads_; }
+
+  AttentionArgs head_args(const AttentionStep& step, int64_t sequence, int64_t kv_head) const;
+  void store_head(const AttentionStep& step, int64_t sequence, int64_t kv_head, float* const* pages) const;
+  void attend_uncached(const AttentionStep& step, int threads);
+  void attend_cached(const AttentionStep& step, int threads);
+
+  const Program& program_;
+  const Kernels& kernels_;
+  const Batch& batch_;
+  Workspace& workspace_;
+  int threads_;
+  std::vector<float*> buffers_;
+};
+
+}  // namespace qkv

@@ -1,0 +1,47 @@
+// Keys and values of past tokens, in pages of kPageTokens positions. A page holds those positions for every layer
+// and key/value head; sequences list the pages they use, and pages are shared by reference count.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "memory.h"
+
+namespace qkv {
+
+class KVCache {
+ public:
+  // At most max_bytes of pages are held at once.
+  KVCache(int64_t layers, int64_t heads, int64_t head_dim, int64_t max_bytes);
+
+  int allocate();         // a page with one reference; throws Error when the limit is reached
+  void retain(int page);  // one more reference
+  void release(int page); // one less; the last one frees the page
+
+  int64_t pages_in_use() const;
+  int64_t page_bytes() const { return layers_ * heads_ * head_floats_ * int64_t{sizeof(float)}; }
+  int64_t max_pages() const { return max_pages_; }
+  int64_t layers() const { return layers_; }
+  int64_t heads() const { return heads_; }
+  int64_t head_dim() const { return head_dim_; }
+
+  // Throws Error unless `page` is in use.
+  void check(int page) const;
+  // Keys and values of one head, laid out as kernels.h says. The page must be in use.
+  float* head(int page, int64_t layer, int64_t head) const;
+
+ private:
+  struct Page {
+    Memory memory;
+    int references = 0;
+  };
+  bool in_use(int page) const;
+
+  int64_t layers_, heads_, head_dim_, head_floats_, max_pages_;
+  std::vector<Page> pages_;  // reserved for max_pages_, so that growing never moves a page in use
+  std::vector<int> free_;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace qkv

@@ -1,0 +1,33 @@
+#include "memory.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+
+#include "error.h"
+#include "kernels/kernels.h"
+
+namespace qkv {
+namespace {
+constexpr size_t kHugePage = size_t{2} << 20;
+}
+
+Memory::Memory(size_t bytes) : bytes_(bytes) {
+  if (!bytes) return;
+  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  data_.reset(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment));
+  require(data_ != nullptr, "out of memory: could not allocate ", bytes, " bytes");
+#ifdef MADV_HUGEPAGE
+  if (alignment == kHugePage) madvise(data_.get(), bytes, MADV_HUGEPAGE);
+#endif
+}
+
+void Memory::reserve(size_t bytes) {
+  if (bytes <= bytes_) return;
+  *this = Memory();  // first give back, then take: the two are never held together
+  *this = Memory(bytes);
+}
+
+void Memory::Free::operator()(void* p) const { std::free(p); }
+
+}  // namespace qkv

@@ -1,0 +1,40 @@
+// Kernels over whole arrays: work is cut into tasks for threads. No result depends on how it was cut.
+#pragma once
+
+#include <string>
+
+#include "memory.h"
+#include "weight.h"
+
+namespace qkv {
+
+// "identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "erf", "exp"; throws Error for other names.
+Function function_of(const std::string& name);
+
+void map(const Kernels& kernels, Function function, const float* x, float* y, int64_t n, int threads);
+// Softmax of each row.
+void softmax(const Kernels& kernels, const float* x, float* y, int64_t rows, int64_t n, int threads);
+void norm(const Kernels& kernels, const NormArgs& args, int64_t rows, int threads);
+
+// y = f(x W^T + bias) (* gate) + residual. x: [rows, in]; y and residual (or null): [rows, half_out]. `halves` holds
+// the bfloat16 copy of x where the instruction set wants one.
+void linear(const Weight& w, const float* x, int64_t rows, Function activation, const float* residual, float* y,
+            int threads, Memory& halves);
+
+// x, y: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines.
+void rope(const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens, int64_t head_dim,
+          int64_t rotary_dim, int threads);
+
+struct AttentionArrays {
+  const float* q;       // [batch, tokens, heads, head_dim]
+  const float* k;       // [batch, keys, kv_heads, head_dim]
+  const float* v;       // as k
+  const float* rotary;  // [keys, rotary_dim] or null; queries take the last rows
+  float* y;             // as q
+  int64_t batch, tokens, keys, heads, kv_heads, head_dim, rotary_dim;
+  float scale;
+  bool causal;  // queries are the last positions
+};
+void attention(const Kernels& kernels, const AttentionArrays& arrays, int threads);
+
+}  // namespace qkv

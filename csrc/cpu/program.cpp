@@ -1,0 +1,195 @@
+#include "program.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "isa.h"
+
+namespace qkv {
+
+int64_t Batch::rows(Rows kind) const {
+  switch (kind) {
+    case Rows::tokens: return tokens();
+    case Rows::sequences: return sequences();
+    case Rows::logits: return static_cast<int64_t>(wanted.size());
+  }
+  return 0;
+}
+
+Program::Program() : kernels_(&chosen_kernels()) {}
+
+int Program::add_buffer(int64_t width, Rows rows) {
+  require(width > 0, "program: a buffer of width ", width);
+  buffers_.push_back({width, rows});
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+const Buffer& Program::buffer(int number) const {
+  require(number >= 0 && static_cast<size_t>(number) < buffers_.size(), "program: no buffer ", number);
+  return buffers_[static_cast<size_t>(number)];
+}
+
+void Program::add(Step step) {
+  check_step(step);
+  steps_.push_back(std::move(step));
+}
+
+void Program::add_output(const std::string& name, int number) {
+  require(!steps_.empty() && std::visit([](const auto& step) { return step.out; }, steps_.back()) == number,
+          "program: output '", name, "' is not what the last step wrote");
+  outputs_[name] = {number, steps_.size()};
+}
+
+const Buffer& Program::output(const std::string& name) const {
+  const auto found = outputs_.find(name);
+  if (found == outputs_.end()) {
+    std::string names;
+    for (const auto& [known, _] : outputs_) names += (names.empty() ? "" : ", ") + known;
+    throw Error("this model has no output '" + name + "'; it has: " + names);
+  }
+  return buffer(found->second.buffer);
+}
+
+namespace {
+
+// Sizes of a step's operands must agree; what a model file gets wrong stops here, not in a kernel.
+struct StepCheck {
+  const std::vector<Buffer>& buffers;
+  const Kernels& kernels;
+
+  const Buffer& at(int number) const {
+    require(number >= 0 && static_cast<size_t>(number) < buffers.size(), "program: no buffer ", number);
+    return buffers[static_cast<size_t>(number)];
+  }
+  void width(const char* what, int number, int64_t expected) const {
+    require(at(number).width == expected, what, ": buffer ", number, " is ", at(number).width, " wide, not ", expected);
+  }
+  void same_rows(const char* what, int a, int b) const {
+    require(at(a).rows == at(b).rows, what, ": buffers ", a, " and ", b, " have rows of different kinds");
+  }
+
+  void operator()(const EmbedStep& s) const {
+    require(s.tokens != nullptr, "embed: no table");
+    for (const Weight* table : {s.tokens.get(), s.positions.get(), s.types.get()})
+      require(!table || (table->in() == at(s.out).width && !table->gated()), "embed: tables must be as wide as buffer ",
+              s.out, " (", at(s.out).width, ")");
+    require(s.position_offset >= 0, "embed: negative position offset");
+    require(at(s.out).rows == Rows::tokens, "embed: makes one row for each token");
+  }
+  void operator()(const RotaryStep& s) const {
+    width("rotary", s.out, 2 * static_cast<int64_t>(s.inverse_frequencies.size()));
+    require(at(s.out).rows == Rows::tokens, "rotary: makes one row for each token");
+  }
+  void operator()(const NormStep& s) const {
+    const auto n = static_cast<int64_t>(s.weight.size());
+    width("norm", s.x, n);
+    width("norm", s.out, n);
+    same_rows("norm", s.x, s.out);
+    require(s.bias.empty() || s.bias.size() == s.weight.size(), "norm: bias and weight differ in size");
+  }
+  void operator()(const LinearStep& s) const {
+    require(s.weight && s.weight->layout() != Layout::rows, "linear: needs a weight in panels");
+    require(&s.weight->kernels() == &kernels, "linear: weight packed for ", s.weight->kernels().isa, ", program for ",
+            kernels.isa);
+    width("linear", s.x, s.weight->in());
+    width("linear", s.out, s.weight->half_out());
+    same_rows("linear", s.x, s.out);
+    require(s.out != s.x, "linear: can't write over its input");
+    if (s.residual >= 0) {
+      width("linear", s.residual, s.weight->half_out());
+      same_rows("linear", s.residual, s.out);
+    }
+  }
+  void operator()(const AttentionStep& s) const {
+    require(s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.heads % s.kv_heads == 0,
+            "attention: ", s.heads, " query heads do not share ", s.kv_heads, " key/value heads evenly");
+    const auto view = [&](const char* name, const View& v, int64_t heads) {
+      require(v.width == heads * s.head_dim, "attention: ", name, " is ", v.width, " wide, not ", heads, " x ",
+              s.head_dim);
+      require(v.column >= 0 && v.column + v.width <= at(v.buffer).width && at(v.buffer).rows == Rows::tokens,
+              "attention: ", name, " does not lie in buffer ", v.buffer);
+      require(v.buffer != s.out, "attention: can't write over its input");
+    };
+    view("q", s.q, s.heads);
+    view("k", s.k, s.kv_heads);
+    view("v", s.v, s.kv_heads);
+    width("attention", s.out, s.heads * s.head_dim);
+    if (s.rotary >= 0)
+      require(at(s.rotary).width <= s.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
+              at(s.rotary).width, " does not fit head_dim ", s.head_dim);
+    require(s.layer >= 0, "attention: negative layer");
+  }
+  void operator()(const GatherStep& s) const {
+    width("gather", s.out, at(s.x).width);
+    require(at(s.x).rows == Rows::tokens && at(s.out).rows == Rows::logits, "gather: tokens to logits rows");
+  }
+  void operator()(const PoolStep& s) const {
+    width("pool", s.out, at(s.x).width);
+    require(at(s.x).rows == Rows::tokens && at(s.out).rows == Rows::sequences, "pool: tokens to sequences");
+  }
+};
+
+void check_sequences(const Batch& b) {
+  require(!b.cu_seqlens.empty() && b.cu_seqlens.front() == 0 && b.cu_seqlens.back() == b.tokens(),
+          "batch: cu_seqlens must run from 0 to the number of tokens");
+  require(std::is_sorted(b.cu_seqlens.begin(), b.cu_seqlens.end()), "batch: cu_seqlens must not decrease");
+  require(b.past.empty() || static_cast<int64_t>(b.past.size()) == b.sequences(), "batch: one past per sequence");
+  require(b.type_ids.empty() || b.type_ids.size() == b.token_ids.size(), "batch: ", b.type_ids.size(),
+          " token_type_ids for ", b.token_ids.size(), " token ids");
+  for (const int64_t row : b.wanted)
+    require(row >= 0 && row < b.tokens(), "batch: wanted row ", row, " of ", b.tokens());
+}
+
+void check_pages(const Batch& b) {
+  if (!b.cache) {
+    for (const int64_t past : b.past) require(past == 0, "batch: a past needs a KV cache");
+    return;
+  }
+  require(static_cast<int64_t>(b.pages.size()) == b.sequences(), "batch: one page list per sequence");
+  for (int64_t s = 0; s < b.sequences(); ++s) {
+    const auto& pages = b.pages[static_cast<size_t>(s)];
+    const int64_t length = b.past_of(s) + b.cu_seqlens[static_cast<size_t>(s) + 1] - b.cu_seqlens[static_cast<size_t>(s)];
+    require(b.past_of(s) >= 0, "batch: negative past");
+    require(static_cast<int64_t>(pages.size()) * kPageTokens >= length, "batch: ", pages.size(),
+            " pages do not hold ", length, " positions");
+    for (const int page : pages) b.cache->check(page);
+  }
+}
+
+void check_ids(const std::vector<int32_t>& ids, const char* what, int64_t rows) {
+  for (size_t i = 0; i < ids.size(); ++i)
+    require(ids[i] >= 0 && ids[i] < rows, what, " ", ids[i], " at position ", i, " of the batch is out of range: the model has ",
+            rows, " (0 ... ", rows - 1, ")");
+}
+
+}  // namespace
+
+void Program::check_step(const Step& step) const { std::visit(StepCheck{buffers_, *kernels_}, step); }
+
+void Program::check(const Batch& batch) const {
+  check_sequences(batch);
+  check_pages(batch);
+  for (const Step& step : steps_) {
+    if (const auto* embed = std::get_if<EmbedStep>(&step)) {
+      check_ids(batch.token_ids, "token id", embed->tokens->out());
+      if (!embed->types) require(batch.type_ids.empty(), "this model has no token types: leave out token_type_ids");
+      else check_ids(batch.type_ids, "token type id", embed->types->out());
+      if (!embed->positions) continue;
+      const int64_t most = embed->positions->out() - embed->position_offset;
+      for (int64_t s = 0; s < batch.sequences(); ++s) {
+        const auto i = static_cast<size_t>(s);
+        const int64_t length = batch.past_of(s) + batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
+        require(length <= most, "sequence ", s, " has ", length, " tokens; the model's positions end at ", most);
+      }
+    } else if (const auto* attention = std::get_if<AttentionStep>(&step); attention && batch.cache) {
+      const KVCache& cache = *batch.cache;
+      require(attention->causal, "a KV cache serves causal attention only");
+      require(attention->layer < cache.layers() && attention->kv_heads == cache.heads() &&
+                  attention->head_dim == cache.head_dim(),
+              "the KV cache was made for another model: ", cache.layers(), " layers of ", cache.heads(), " x ",
+              cache.head_dim());
+    }
+  }
+}
+
+}  // namespace qkv

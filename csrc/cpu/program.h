@@ -1,0 +1,152 @@
+// A program: the lowered graph. A flat list of steps over numbered buffers, immutable once built, shared by every
+// request. Each output is the buffer of one step, and a run executes the steps up to that one.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kv_cache.h"
+#include "memory.h"
+#include "profile.h"
+#include "weight.h"
+
+namespace qkv {
+
+using WeightPtr = std::shared_ptr<const Weight>;
+
+// How many rows a buffer has in a run.
+enum class Rows { tokens, sequences, logits };
+
+struct Buffer {
+  int64_t width;  // float32 values of a row
+  Rows rows;
+};
+
+// `width` columns of a buffer, from `column` on.
+struct View {
+  int buffer;
+  int64_t column = 0;
+  int64_t width = 0;
+};
+
+enum class Pooling { mean, first, last, max };
+
+// x = tokens[id] (+ positions[position + offset]) (+ types[type])
+struct EmbedStep {
+  int out;
+  WeightPtr tokens, positions, types;
+  int64_t position_offset = 0;
+};
+
+// cos and sin of position * frequency, for attention to rotate queries and keys with
+struct RotaryStep {
+  int out;
+  std::vector<float> inverse_frequencies;
+};
+
+struct NormStep {
+  int out, x;
+  std::vector<float> weight, bias;  // bias may be empty
+  float eps;
+  bool centred;
+};
+
+// y = f(x W^T + bias) (* gate) + residual
+struct LinearStep {
+  int out, x, residual;  // residual: a buffer or -1
+  WeightPtr weight;
+  Function activation;
+};
+
+struct AttentionStep {
+  int out;
+  View q, k, v;
+  int64_t heads, kv_heads, head_dim;
+  float scale;
+  bool causal;
+  int rotary;     // a buffer or -1
+  int64_t layer;  // of the KV cache
+};
+
+// the rows whose logits are wanted
+struct GatherStep {
+  int out, x;
+};
+
+// one row for each sequence
+struct PoolStep {
+  int out, x;
+  Pooling pooling;
+};
+
+using Step = std::variant<EmbedStep, RotaryStep, NormStep, LinearStep, AttentionStep, GatherStep, PoolStep>;
+
+const char* kind_of(const Step& step);
+
+// What one run works on: sequences laid end to end, no padding.
+struct Batch {
+  std::vector<int32_t> token_ids;   // [tokens]
+  std::vector<int32_t> type_ids;    // [tokens] or empty: all 0
+  std::vector<int64_t> cu_seqlens;  // [sequences + 1]: sequence s is tokens cu_seqlens[s] ... cu_seqlens[s + 1] - 1
+  std::vector<int64_t> past;        // [sequences] positions already in the cache, or empty: all 0
+  std::vector<int64_t> wanted;      // token rows whose logits are wanted
+  KVCache* cache = nullptr;         // where keys and values go; null: they are forgotten after the run
+  std::vector<std::vector<int>> pages;  // with a cache, for each sequence: enough for past + new positions
+
+  int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
+  int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
+  int64_t past_of(int64_t s) const { return past.empty() ? 0 : past[static_cast<size_t>(s)]; }
+  int64_t rows(Rows kind) const;
+};
+
+// Memory of one run, kept for the next.
+struct Workspace {
+  std::vector<Memory> buffers;
+  Memory activations;            // bfloat16 copy of a linear step's input
+  std::vector<Memory> threads;   // scratch of each thread
+  std::vector<int64_t> positions;  // [tokens], absolute
+};
+
+class Program {
+ public:
+  Program();
+
+  int add_buffer(int64_t width, Rows rows);
+  void add(Step step);                                // checked: sizes must agree
+  void add_output(const std::string& name, int buffer);  // what the last step wrote
+
+  const Kernels& kernels() const { return *kernels_; }
+  const std::vector<Buffer>& buffers() const { return buffers_; }
+  const std::vector<Step>& steps() const { return steps_; }
+  const Buffer& output(const std::string& name) const;
+  std::string describe() const;
+  Profile& profile() { return profile_; }
+
+  // Throws Error when ids, positions or pages are out of range.
+  void check(const Batch& batch) const;
+  // Writes the output's rows to `out`; the batch has passed check(). Safe to call from many threads at once.
+  void run(const std::string& output, const Batch& batch, float* out, int threads);
+
+ private:
+  struct Output {
+    int buffer;
+    size_t steps;
+  };
+  void check_step(const Step& step) const;
+  const Buffer& buffer(int number) const;
+
+  const Kernels* kernels_;
+  std::vector<Buffer> buffers_;
+  std::vector<Step> steps_;
+  std::map<std::string, Output> outputs_;
+  Profile profile_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> idle_;  // workspaces that no run uses now
+};
+
+}  // namespace qkv

@@ -1,0 +1,65 @@
+// A weight matrix [out, in] as the kernels read it: panels of columns, `in` interleaved in groups to suit the
+// multiply instruction of its type. Element (n, k) of W lies at
+//
+//   (n / panel) * panel * in_padded  +  (k / group) * panel * group  +  (n % panel) * group  +  k % group
+//
+// so one panel is read front to back while k advances. An embedding table that nothing multiplies with has panels of
+// one column: the formula then says row-major. A tied one keeps its panels, and rows are gathered from them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "memory.h"
+
+namespace qkv {
+
+enum class Layout { panels, gated_panels, rows };
+
+// A matrix as a checkpoint holds it: float32, float16 or bfloat16, any strides (counted in elements).
+struct Source {
+  enum class Type { float32, float16, bfloat16 };
+  const void* data;
+  Type type;
+  int64_t rows, columns, row_stride, column_stride;
+};
+
+class Weight {
+ public:
+  // `out` rows in all; gated panels hold two halves (gate, up) of out / 2 rows each, side by side in every panel.
+  Weight(int64_t out, int64_t in, DType dtype, Layout layout);
+
+  // Packs the source's rows as rows `at`, `at + 1`, ... of half `half` (0 but for gated panels).
+  void fill(const Source& source, int64_t at, int half, int threads);
+  void fill_bias(const Source& source, int64_t at, int half);
+
+  const Kernels& kernels() const { return *kernels_; }
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  int64_t half_out() const { return gated() ? out_ / 2 : out_; }  // features of the layer's output
+  bool gated() const { return layout_ == Layout::gated_panels; }
+  Layout layout() const { return layout_; }
+  DType dtype() const { return dtype_; }
+  int64_t panels() const { return panels_; }
+  const void* data() const { return data_.data(); }
+  const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
+  int64_t nbytes() const { return static_cast<int64_t>(data_.bytes() + bias_.size() * sizeof(float)); }
+
+  // y[k] += W[row, k] for all k
+  void add_row(int64_t row, float* y) const;
+
+ private:
+  int64_t packed_column(int64_t row, int half) const;
+  template <class To>
+  void fill_as(const Source& source, int64_t at, int half, int threads);
+
+  const Kernels* kernels_;
+  int64_t out_, in_, panel_, group_, in_padded_, panels_;
+  DType dtype_;
+  Layout layout_;
+  Memory data_;
+  std::vector<float> bias_;
+};
+
+}  // namespace qkv

@@ -1,0 +1,39 @@
+// Compiled once per instruction set, with QKV_ISA (a namespace) and QKV_ISA_HEADER (its vectors) defined and the
+// compiler told to use it. Everything but the table has internal linkage, and nothing here comes from std::, so no
+// function built for one instruction set can be linked into another.
+#include "kernels.h"
+
+#include QKV_ISA_HEADER
+#include "math.h"
+#include "elementwise.h"
+#include "tile.h"
+#include "linear.h"
+#include "norm.h"
+#include "attention.h"
+
+#define QKV_TEXT_OF(x) #x
+#define QKV_TEXT(x) QKV_TEXT_OF(x)
+#define QKV_JOIN_OF(a, b) a##b
+#define QKV_JOIN(a, b) QKV_JOIN_OF(a, b)
+
+namespace qkv {
+
+using namespace QKV_ISA;
+
+extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
+    .isa = QKV_TEXT(QKV_ISA),
+    .panel = kPanel,
+    .lanes = kLanes,
+    .bf16_activations = kDotBf16,
+    .linear_float32 = linear<Float32Format>,
+    .linear_bfloat16 = linear<Bf16Format>,
+    .to_bfloat16 = to_bfloat16<F32>,
+    .norm = norm,
+    .attend = attend,
+    .store_key_value = store_key_value,
+    .softmax = softmax,
+    .map = apply,
+    .add = add,
+};
+
+}  // namespace qkv

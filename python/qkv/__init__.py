@@ -1,0 +1,23 @@
+"""Transformer inference on CPUs: own SIMD kernels, Hugging Face checkpoints opened as they are, no PyTorch.
+
+    import qkv
+    model = qkv.load("sentence-transformers/all-MiniLM-L6-v2")   # or any local folder
+    vectors = model.encode(["A first sentence.", "And a second one."])
+"""
+
+from qkv import ops
+from qkv.errors import CheckpointError, Error, UnsupportedArchitecture
+from qkv.machine import __version__, info, set_isa
+from qkv.model import Model, load
+
+__all__ = [
+    "CheckpointError",
+    "Error",
+    "Model",
+    "UnsupportedArchitecture",
+    "__version__",
+    "info",
+    "load",
+    "ops",
+    "set_isa",
+]

@@ -1,0 +1,188 @@
+"""An opened checkpoint folder: its configuration and its tensors."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .folder import CONVERT_HINT, find_file, read_object
+from .tensors import Shard, TensorInfo
+
+INDEX = "model.safetensors.index.json"
+
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".onnx")
+
+
+class Checkpoint:
+    """An opened Hugging Face checkpoint folder, made with :meth:`open`. Close it, or use it in a ``with``.
+
+    Attributes:
+        path: the folder.
+        config: ``config.json``, parsed.
+        tensors: where each tensor lies, by name.
+        names: the names of all tensors, sorted.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], shards: list[Shard], owner: dict[str, Shard]
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {name: shard.tensors[name] for name, shard in owner.items()}
+        )
+        self.names = sorted(owner)
+        self._shards = shards
+        self._owner = owner
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Check and map a checkpoint folder; no tensor is read yet.
+
+        The weights are ``model.safetensors``, or the shards that ``model.safetensors.index.json`` lists, or
+        the only other ``.safetensors`` file.
+
+        Raises:
+            CheckpointError: a file is missing, broken or leads out of the folder; the weights are quantised;
+                or there are only pickle files.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face checkpoint folder")
+        config = read_object(folder, "config.json")
+        if config is None:
+            raise CheckpointError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
+        _refuse_quantized(config, folder / "config.json")
+        shards: list[Shard] = []
+        try:
+            owner = _open_shards(folder, shards)
+        except CheckpointError:
+            _close(shards)
+            raise
+        return cls(folder, config, shards, owner)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as a read-only array that looks at the mapped file; nothing is copied.
+
+        (Only where the file places a tensor at an odd address is it copied, so that the array is aligned.)
+
+        Returns:
+            float32, float16, or for bfloat16 a uint16 array of its raw bits; valid even after :meth:`close`.
+
+        Raises:
+            CheckpointError: there is no such tensor, it has another type or no elements, or the checkpoint is
+                closed.
+        """
+        return self._shard(name).read(self.tensors[name])
+
+    def release(self, name: str) -> None:
+        """Give the memory of a tensor's pages back; a later read fetches them from the file again.
+
+        Raises:
+            CheckpointError: there is no such tensor, or the checkpoint is closed.
+        """
+        self._shard(name).release(self.tensors[name])
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object beside the weights, e.g. ``generation_config.json``; None when there is no such file.
+
+        Raises:
+            CheckpointError: the file is not JSON or no object, or leads out of the folder.
+        """
+        return read_object(self.path, name)
+
+    def close(self) -> None:
+        """Unmap the files. Arrays that were read stay valid, and keep their file mapped while they live."""
+        _close(self._shards)
+        self._owner = {}
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {len(self.tensors)} tensors)"
+
+    def _shard(self, name: str) -> Shard:
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}")
+        if name not in self._owner:
+            raise CheckpointError(f"{self.path} is closed; tensor {name!r} can no longer be read")
+        return self._owner[name]
+
+
+def _open_shards(folder: Path, shards: list[Shard]) -> dict[str, Shard]:
+    """Open the weights, append each file to `shards`, and say which of them holds which tensor."""
+    if single := find_file(folder, "model.safetensors"):
+        return _open_single(single, shards)
+    index = read_object(folder, INDEX)
+    if index is not None:
+        return _open_index(folder, index, shards)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(others) == 1 and (single := find_file(folder, others[0])):
+        return _open_single(single, shards)
+    if others:
+        raise CheckpointError(
+            f"{folder} has several safetensors files ({', '.join(others[:4])}, ...) but neither "
+            f"model.safetensors nor {INDEX}, which would say how they belong together"
+        )
+    raise CheckpointError(_no_weights(folder))
+
+
+def _open_single(path: Path, shards: list[Shard]) -> dict[str, Shard]:
+    shard = Shard(path)
+    shards.append(shard)
+    return dict.fromkeys(shard.tensors, shard)
+
+
+def _open_index(folder: Path, index: dict[str, Any], shards: list[Shard]) -> dict[str, Shard]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{folder / INDEX}: expected a weight_map from tensor names to file names")
+    opened: dict[str, Shard] = {}
+    for file in sorted(set(weight_map.values())):
+        if "/" in file:
+            raise CheckpointError(f"{folder / INDEX}: the entry {file!r} is not a plain file name")
+        path = find_file(folder, file, source=INDEX)
+        if path is None:
+            raise CheckpointError(f"{folder / INDEX} lists {file!r}, which is missing; download it again")
+        opened[file] = Shard(path)
+        shards.append(opened[file])
+    owner = {name: opened[file] for name, file in weight_map.items()}
+    for name, shard in owner.items():
+        if name not in shard.tensors:
+            raise CheckpointError(
+                f"{folder / INDEX} places tensor {name!r} in {shard.path.name}, which lacks it"
+            )
+    return owner
+
+
+def _no_weights(folder: Path) -> str:
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
+    if not found:
+        return f"{folder} has no weights: expected model.safetensors or {INDEX}"
+    return f"{folder} has no safetensors file, only {', '.join(found[:4])}. {CONVERT_HINT}"
+
+
+def _refuse_quantized(config: dict[str, Any], where: Path) -> None:
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            raise CheckpointError(
+                f"{where}: quantised weights are not supported; use the float32, float16 or bfloat16 "
+                f"checkpoint that they were made from. Found {key} {reprlib.repr(config[key])}"
+            )
+
+
+def _close(shards: list[Shard]) -> None:
+    while shards:
+        shards.pop().close()

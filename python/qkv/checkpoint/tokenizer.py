@@ -1,0 +1,53 @@
+"""The tokenizer of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint
+from .folder import read_object
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer of ``tokenizer.json``, or None when the checkpoint has none.
+
+    Padding and truncation are switched off: this package does not pad, and callers cut text themselves.
+
+    Raises:
+        CheckpointError: the file is not a tokenizer.
+    """
+    path = checkpoint.path / "tokenizer.json"
+    parsed = read_object(checkpoint.path, path.name)
+    if parsed is None:
+        return None
+    _check_merges(parsed.get("model"), path)
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except BaseException as error:
+        # tokenizers raises plain Exception, or where its Rust code panics a PanicException that is none.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _check_merges(model: Any, path: Path) -> None:
+    """Refuse a merge whose second part lacks the continuation prefix.
+
+    tokenizers (0.23) cuts the prefix off without looking, and ends the process when that splits a character.
+    """
+    if not isinstance(model, dict) or not isinstance(prefix := model.get("continuing_subword_prefix"), str):
+        return
+    for merge in model.get("merges") or ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not str(parts[1]).startswith(prefix):
+            raise CheckpointError(f"{path}: the merge {merge!r} does not continue with the prefix {prefix!r}")

@@ -1,0 +1,115 @@
+"""Scopes over the tensor names of a checkpoint: what model files read their weights from."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import numpy as np
+
+from ..errors import CheckpointError
+from .checkpoint import Checkpoint
+from .tensors import DTYPES, TensorInfo
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor of a checkpoint whose shape and type have been checked. Nothing is read until :meth:`read`.
+
+    Attributes:
+        name: its full name in the checkpoint.
+        shape: its shape.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+    """
+
+    checkpoint: Checkpoint = field(repr=False)
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        """The values, as :meth:`Checkpoint.read` gives them: bfloat16 as the raw bits in a uint16 array."""
+        return self.checkpoint.read(self.name)
+
+    def release(self) -> None:
+        """Give the memory of its pages back, after its values were packed."""
+        self.checkpoint.release(self.name)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors whose names begin with a prefix.
+
+    ``w["encoder.layer.0"]`` is the scope below, ``"lm_head" in w`` tells whether it holds any tensor, and
+    ``w["lm_head"].param("weight", shape)`` is a tensor.
+    """
+
+    checkpoint: Checkpoint = field(repr=False)
+    prefix: str = ""
+
+    def under(self, *prefixes: str) -> Weights:
+        """The scope of the first of `prefixes` that holds any tensor; ``""`` is this scope itself.
+
+        Base models and models with a head name the same tensors with and without a prefix.
+
+        Raises:
+            CheckpointError: none of them holds any.
+        """
+        for prefix in prefixes:
+            name = prefix.removesuffix(".")
+            if name in self:
+                return self[name]
+        raise CheckpointError(
+            f"{self.checkpoint.path} has no tensor under {' or '.join(map(repr, prefixes))}; "
+            f"its first ones are {', '.join(self.checkpoint.names[:3]) or '(none at all)'}"
+        )
+
+    def __getitem__(self, name: str) -> Weights:
+        return Weights(self.checkpoint, self._join(name))
+
+    def __contains__(self, name: str) -> bool:
+        full, names = self._join(name), self.checkpoint.names
+        if full in self.checkpoint.tensors:
+            return True
+        below = f"{full}." if full else ""
+        at = bisect_left(names, below)
+        return at < len(names) and names[at].startswith(below)
+
+    def layers(self, name: str, count: int) -> Iterator[Weights]:
+        """The scopes ``name.0``, ``name.1``, … of `count` layers."""
+        return (self[f"{name}.{i}"] for i in range(count))
+
+    def param(self, leaf: str, shape: tuple[int, ...]) -> Param:
+        """The tensor `leaf` of this scope, which must have the given shape and a floating-point type.
+
+        Raises:
+            CheckpointError: there is no such tensor (the message names the nearest ones), or its shape or
+                type is another.
+        """
+        name = self._join(leaf)
+        info = self.checkpoint.tensors.get(name)
+        if info is None:
+            near = get_close_matches(name, self.checkpoint.names, n=3)
+            hint = f"; the nearest are {', '.join(near)}" if near else ""
+            raise CheckpointError(f"{self.checkpoint.path} has no tensor {name!r}{hint}")
+        if info.dtype not in DTYPES.values():
+            raise CheckpointError(_wrong_dtype(info))
+        if info.shape != tuple(shape):
+            raise CheckpointError(
+                f"tensor {name!r}: expected shape {list(shape)} from config.json, "
+                f"found {list(info.shape)} in {info.file}"
+            )
+        return Param(self.checkpoint, name, info.shape, info.dtype)
+
+    def _join(self, name: str) -> str:
+        return f"{self.prefix}.{name}" if self.prefix and name else self.prefix or name
+
+
+def _wrong_dtype(info: TensorInfo) -> str:
+    expected = ", ".join(DTYPES.values())
+    message = f"{info.file}: tensor {info.name!r} has type {info.dtype}; expected {expected}"
+    if info.dtype in ("F64", "C64"):
+        return message
+    return f"{message}. Quantised checkpoints (GPTQ, AWQ, bitsandbytes, float8, ...) are not supported"

@@ -1,0 +1,97 @@
+"""Fusions: fewer, larger steps with the same result. Each rule looks at one node and rewrites it in place; what it
+absorbed has no users left and is dropped.
+
+    activate(linear(x))           -> linear with activation
+    activate(linear(x)) * linear(x) -> one gated linear (GLU, Shazeer 2020)
+    linear(x) + y                 -> linear with residual
+    attention(linear(x), linear(x), linear(x)) -> slices of one linear
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from qkv.graph.tensor import Activate, Add, Attention, Linear, Multiply, Slice, Tensor
+
+
+def in_order(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """Every tensor the outputs need, inputs before users."""
+    ordered: dict[Tensor, None] = {}
+
+    def visit(x: Tensor) -> None:
+        stack = [(x, False)]
+        while stack:  # no recursion: deep models would reach Python's limit
+            node, ready = stack.pop()
+            if node in ordered:
+                continue
+            if ready:
+                ordered[node] = None
+            else:
+                stack.append((node, True))
+                stack.extend((i, False) for i in reversed(node.inputs))
+
+    for output in outputs:
+        visit(output)
+    return list(ordered)
+
+
+def fuse(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """Applies the rules until none fits; returns the tensors in order."""
+    outputs = list(outputs)
+    rules = (_fuse_activation, _fuse_gate, _fuse_residual, _merge_projections)
+    for rule in rules:
+        nodes = in_order(outputs)
+        users = Counter(i for node in nodes for i in node.inputs) + Counter(outputs)
+        for node in nodes:
+            rule(node, users)
+    return in_order(outputs)
+
+
+def _is_linear(x: Tensor, users: Counter[Tensor]) -> bool:
+    """A linear layer that nothing was added to yet and that has one user, so it may be absorbed."""
+    return isinstance(x.op, Linear) and len(x.inputs) == 1 and users[x] == 1
+
+
+def _fuse_activation(node: Tensor, users: Counter[Tensor]) -> None:
+    if isinstance(node.op, Activate) and _is_linear(x := node.inputs[0], users):
+        assert isinstance(x.op, Linear)
+        node.op, node.inputs = replace(x.op, activation=node.op.function), x.inputs
+
+
+def _fuse_gate(node: Tensor, users: Counter[Tensor]) -> None:
+    if not isinstance(node.op, Multiply) or not all(_is_linear(x, users) for x in node.inputs):
+        return
+    # the gate is the side with an activation
+    up, gate = sorted(node.inputs, key=lambda x: isinstance(x.op, Linear) and x.op.activation != "identity")
+    assert isinstance(gate.op, Linear)
+    assert isinstance(up.op, Linear)
+    one_part_each = len(gate.op.parts) == len(up.op.parts) == 1
+    if gate.inputs == up.inputs and up.op.activation == "identity" and one_part_each:
+        node.op = Linear(gate.op.parts + up.op.parts, gate.op.activation, gated=True)
+        node.inputs = gate.inputs
+
+
+def _fuse_residual(node: Tensor, users: Counter[Tensor]) -> None:
+    if not isinstance(node.op, Add):
+        return
+    for linear, other in (node.inputs, node.inputs[::-1]):
+        if _is_linear(linear, users):
+            node.op, node.inputs = linear.op, (*linear.inputs, other)
+            return
+
+
+def _merge_projections(node: Tensor, users: Counter[Tensor]) -> None:
+    if not isinstance(node.op, Attention):
+        return
+    qkv = node.inputs[:3]
+    plain = all(_is_linear(x, users) and isinstance(x.op, Linear) and x.op.activation == "identity" for x in qkv)
+    if not plain or len({x.inputs for x in qkv}) != 1:
+        return
+    parts = tuple(part for x in qkv if isinstance(x.op, Linear) for part in x.op.parts)
+    merged = Tensor(Linear(parts), qkv[0].inputs, sum(x.width for x in qkv))
+    start = 0
+    for x in qkv:
+        x.op, x.inputs = Slice(start), (merged,)
+        start += x.width

@@ -1,0 +1,129 @@
+"""The nodes of a graph. A `Tensor` stands for rows of float32 values; its `op` says how they are made.
+
+Ops are plain descriptions: `build` makes them, `fuse` rewrites them, `lower` turns each into one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qkv.checkpoint import Param
+
+Rows = Literal["tokens", "sequences", "logits"]  # what a buffer has one row for
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Weight [out, in] (or [in, out] when transposed, as GPT-2's Conv1D keeps it) and bias [out] of a layer."""
+
+    weight: Param
+    bias: Param | None
+    transposed: bool = False
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[1 if self.transposed else 0]
+
+
+@dataclass(frozen=True)
+class Embed:
+    tokens: Param
+    positions: Param | None
+    position_offset: int
+    types: Param | None
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of each token's position."""
+
+    inverse_frequencies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Norm:
+    weight: Param
+    bias: Param | None
+    eps: float
+    centred: bool
+
+
+@dataclass(frozen=True)
+class Linear:
+    """inputs: x, and what is added to the result if there are two.
+
+    `parts` side by side; when gated they are (gate, up) and the result is activation(gate) * up."""
+
+    parts: tuple[Matrix, ...]
+    activation: str = "identity"
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Columns start ... start + width of the input."""
+
+    start: int
+
+
+@dataclass(frozen=True)
+class Activate:
+    function: str
+
+
+@dataclass(frozen=True)
+class Add:
+    pass
+
+
+@dataclass(frozen=True)
+class Multiply:
+    pass
+
+
+@dataclass(frozen=True)
+class Attention:
+    """inputs: q, k, v, and the Rotary that turns q and k if there are four."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    causal: bool
+    layer: int
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The rows whose logits are wanted."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    pooling: str
+
+
+Op = (
+    Embed | Rotary | Norm | Linear | Slice | Activate | Add | Multiply | Attention | Gather | Pool
+)
+
+
+@dataclass(eq=False)
+class Tensor:
+    """[rows, width] float32, to be computed by `op` from `inputs`."""
+
+    op: Op
+    inputs: tuple[Tensor, ...]
+    width: int
+    rows: Rows = "tokens"
+
+    def __add__(self, other: Tensor) -> Tensor:
+        return self._elementwise(Add(), other)
+
+    def __mul__(self, other: Tensor) -> Tensor:
+        return self._elementwise(Multiply(), other)
+
+    def _elementwise(self, op: Op, other: Tensor) -> Tensor:
+        if (self.width, self.rows) != (other.width, other.rows):
+            raise ValueError(f"{op}: {self.rows} x {self.width} and {other.rows} x {other.width} differ")
+        return Tensor(op, (self, other), self.width, self.rows)

@@ -1,0 +1,90 @@
+"""What this machine has and what qkv chose of it: instruction set, threads, memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from qkv import _ext
+
+__version__ = "0.1.0"
+
+
+def set_isa(name: str) -> None:
+    """Use instruction set `name` (one of `info()["isas"]`) for weights and models made from now on.
+
+    Raises:
+        qkv.Error: this machine does not have it.
+    """
+    _ext.choose_isa(name)
+
+
+if _wish := os.environ.get("QKV_ISA"):
+    set_isa(_wish)
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: its CPU affinity and cgroup quota respected."""
+    cores = {_core_of(cpu) for cpu in os.sched_getaffinity(0)}
+    return max(1, min(len(cores), _cgroup_cpus() or len(cores)))
+
+
+def _core_of(cpu: int) -> tuple[str, ...]:
+    """Identity of the core behind a logical CPU: hyper-threads of one core share it."""
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return tuple((topology / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+    except OSError:  # no topology told (some containers): every logical CPU counts as a core
+        return (str(cpu),)
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The CPU quota of a container in whole CPUs, rounded up, or None without one (cgroup v2, then v1)."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdigit():  # "max" (v2) or -1 (v1): no limit
+        return None
+    return max(1, -(-int(quota) // int(period)))
+
+
+def available_memory() -> int:
+    """Bytes of memory that could be used now without swapping (Linux's MemAvailable)."""
+    return _meminfo("MemAvailable")
+
+
+def _meminfo(key: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0]) * 1024
+    return 0
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def info() -> dict[str, Any]:
+    """What was found and chosen: `version`, `cpu`, `isa` (chosen), `isas` (usable, best last), `bf16_dot` (whether
+    bfloat16 products are single instructions), `threads` (default), `memory` and `memory_available` in bytes."""
+    chosen = _ext.chosen_isa()
+    return {
+        "version": __version__,
+        "cpu": _cpu_name(),
+        "isa": chosen["isa"],
+        "isas": _ext.available_isas(),
+        "bf16_dot": chosen["bf16_dot"],
+        "threads": default_threads(),
+        "memory": _meminfo("MemTotal"),
+        "memory_available": available_memory(),
+    }

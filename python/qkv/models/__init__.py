@@ -1,0 +1,26 @@
+"""The architectures, one file each, named after the `model_type` of their checkpoints.
+
+A model file has a `Config` dataclass in the checkpoint's spelling and `build(g, config, w)`, which wires the graph:
+the order of norms, attention, feed-forward layers and residuals that makes the architecture is written out there."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from qkv.errors import UnsupportedArchitecture
+
+SUPPORTED = ("bert", "gpt2", "llama")
+
+
+def architecture(model_type: object, where: str) -> ModuleType:
+    """The module of a `model_type`; `where` is the config file, for the message.
+
+    Raises:
+        qkv.UnsupportedArchitecture: there is none; the message lists what there is.
+    """
+    if model_type not in SUPPORTED:
+        raise UnsupportedArchitecture(
+            f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
+        )
+    return import_module(f"qkv.models.{model_type}")

@@ -1,0 +1,408 @@
+"""The kernels as plain functions on NumPy arrays.
+
+Every function takes float32 arrays of any batch shape (`...` below; empty and non-contiguous ones too) and returns
+a new float32 array. Nothing is cast: another dtype is an error, as a silent copy would cost more than the kernel.
+A row of a result has the same bits whatever the batch around it and whatever `num_threads`, which defaults to the
+physical cores that the process may use.
+
+All functions raise `qkv.Error` when a dtype or a shape does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from qkv import _ext
+from qkv.errors import Error
+from qkv.machine import default_threads
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Approximate: TypeAlias = Literal["none", "tanh"]
+
+__all__ = [
+    "attention",
+    "ffn",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "relu",
+    "rms_norm",
+    "rope",
+    "silu",
+    "sinusoidal_positions",
+    "softmax",
+]
+
+
+def attention(
+    q: Float32,
+    k: Float32,
+    v: Float32,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    num_threads: int | None = None,
+) -> Float32:
+    """Scaled dot-product attention, `softmax(scale q kᵀ) v` (Vaswani et al. 2017, equation 1).
+
+    The scores are never stored: the softmax runs along blocks of keys (Milakov and Gimelshein 2018).
+
+    Args:
+        q: queries `[..., heads, tokens, head_dim]`.
+        k: keys `[..., kv_heads, keys, head_dim]`. With fewer `kv_heads` than `heads`, each serves
+            `heads / kv_heads` neighbouring query heads (grouped-query attention, Ainslie et al. 2023).
+        v: values, shaped like `k`.
+        causal: query i sees no later position. The queries are the last `tokens` of the `keys` positions.
+        scale: factor of the scores; `1 / sqrt(head_dim)` by default.
+        num_threads: see the module.
+
+    Returns:
+        `[..., heads, tokens, head_dim]`, zeros where there are no keys. In memory the heads of one token lie side
+        by side, as the layer's output projection wants them; inputs that are views of such memory are not copied.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit.
+    """
+    op = "attention"
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        _check(op, name, x, at_least=3)
+    _expect(op, q.shape[-1] == k.shape[-1], f"head_dim {q.shape[-1]} of q does not match {k.shape[-1]} of k")
+    _expect(op, k.shape == v.shape, f"shape {k.shape} of k does not match {v.shape} of v")
+    _expect(op, q.shape[:-3] == k.shape[:-3], f"batch shape {q.shape[:-3]} of q does not match {k.shape[:-3]} of k")
+    heads, tokens, head_dim = q.shape[-3:]
+    kv_heads, keys = k.shape[-3:-1]
+    _expect(
+        op,
+        heads == kv_heads or (kv_heads > 0 and heads % kv_heads == 0),
+        f"{heads} heads of q do not share {kv_heads} heads of k evenly",
+    )
+    _expect(op, not causal or keys >= tokens, f"causal, but {tokens} tokens of q are not the last of {keys} keys")
+    if q.size == 0 or k.size == 0:
+        return np.zeros(q.shape, np.float32)
+
+    scale = 1 / math.sqrt(head_dim) if scale is None else scale
+    y = _ext.attention(_tokens_first(q), _tokens_first(k), _tokens_first(v), None, causal, scale, _threads(num_threads))
+    return y.swapaxes(1, 2).reshape(q.shape)
+
+
+def layer_norm(
+    x: Float32, weight: Float32, bias: Float32 | None = None, eps: float = 1e-5, *, num_threads: int | None = None
+) -> Float32:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis (Ba, Kiros and Hinton 2016).
+
+    The variance is the population's, taken in a second pass around the mean.
+
+    Args:
+        x: `[..., n]`.
+        weight: `[n]`.
+        bias: `[n]` or None.
+        eps: added to the variance.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit.
+    """
+    return _norm("layer_norm", x, weight, bias, eps, num_threads)
+
+
+def rms_norm(x: Float32, weight: Float32, eps: float = 1e-6, *, num_threads: int | None = None) -> Float32:
+    """`x / sqrt(mean(x²) + eps) * weight` over the last axis (Zhang and Sennrich 2019).
+
+    Args:
+        x: `[..., n]`.
+        weight: `[n]`.
+        eps: added to the mean square.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit.
+    """
+    return _norm("rms_norm", x, weight, None, eps, num_threads)
+
+
+def linear(
+    x: Float32,
+    weight: Float32,
+    bias: Float32 | None = None,
+    activation: Activation | None = None,
+    *,
+    num_threads: int | None = None,
+) -> Float32:
+    """`activation(x weightᵀ + bias)`.
+
+    The weight is packed for the kernel in each call, which for few rows costs more than the product; models pack
+    theirs once, when they are loaded.
+
+    Args:
+        x: `[..., in]`.
+        weight: `[out, in]`, as PyTorch and checkpoints hold it.
+        bias: `[out]` or None.
+        activation: None, "relu", "gelu", "gelu_tanh" or "silu".
+        num_threads: see the module.
+
+    Returns:
+        `[..., out]`.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit, or the activation is unknown.
+    """
+    return _linear("linear", x, ("weight", weight), ("bias", bias), activation, None, num_threads)
+
+
+def ffn(
+    x: Float32,
+    w1: Float32,
+    b1: Float32 | None,
+    w2: Float32,
+    b2: Float32 | None,
+    activation: Activation = "gelu",
+    gate: Float32 | None = None,
+    *,
+    num_threads: int | None = None,
+) -> Float32:
+    """The position-wise feed-forward network of a transformer layer.
+
+    Without `gate`, `activation(x w1ᵀ + b1) w2ᵀ + b2` (Vaswani et al. 2017, equation 2). With it,
+    `(activation(x gateᵀ) * (x w1ᵀ + b1)) w2ᵀ + b2`: GeGLU with "gelu", SwiGLU with "silu" (Shazeer 2020).
+
+    Args:
+        x: `[..., n]`.
+        w1: `[hidden, n]`.
+        b1: `[hidden]` or None.
+        w2: `[out, hidden]`.
+        b2: `[out]` or None.
+        activation: "relu", "gelu", "gelu_tanh" or "silu".
+        gate: `[hidden, n]` or None.
+        num_threads: see the module.
+
+    Returns:
+        `[..., out]`.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit, or the activation is unknown.
+    """
+    hidden = _linear("ffn", x, ("w1", w1), ("b1", b1), activation, gate, num_threads)
+    return _linear("ffn", hidden, ("w2", w2), ("b2", b2), None, None, num_threads)
+
+
+def softmax(x: Float32, axis: int = -1, *, num_threads: int | None = None) -> Float32:
+    """`exp(x - max x)` over its sum along `axis`.
+
+    Args:
+        x: any shape but `[]`.
+        axis: the axis that sums to 1.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: the dtype does not fit, or there is no such axis.
+    """
+    _check("softmax", "x", x, at_least=1)
+    _expect("softmax", -x.ndim <= axis < x.ndim, f"x has {x.ndim} axes, no axis {axis}")
+    last = np.moveaxis(x, axis, -1)
+    y = _ext.softmax(_rows(last), _threads(num_threads)).reshape(last.shape)
+    return np.moveaxis(y, -1, axis)
+
+
+def gelu(x: Float32, approximate: Approximate = "none", *, num_threads: int | None = None) -> Float32:
+    """The Gaussian error linear unit, `x Φ(x)` (Hendrycks and Gimpel 2016).
+
+    Args:
+        x: any shape.
+        approximate: "none", or "tanh" for `x / 2 (1 + tanh(sqrt(2 / π) (x + 0.044715 x³)))`.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: the dtype does not fit, or `approximate` is unknown.
+    """
+    _expect("gelu", approximate in ("none", "tanh"), f"approximate is 'none' or 'tanh', not {approximate!r}")
+    return _map("gelu", "gelu" if approximate == "none" else "gelu_tanh", x, num_threads)
+
+
+def silu(x: Float32, *, num_threads: int | None = None) -> Float32:
+    """`x / (1 + exp(-x))`, also called swish (Hendrycks and Gimpel 2016; Ramachandran et al. 2017).
+
+    Args:
+        x: any shape.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: the dtype does not fit.
+    """
+    return _map("silu", "silu", x, num_threads)
+
+
+def relu(x: Float32, *, num_threads: int | None = None) -> Float32:
+    """`max(x, 0)`.
+
+    Args:
+        x: any shape.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: the dtype does not fit.
+    """
+    return _map("relu", "relu", x, num_threads)
+
+
+def rope(
+    x: Float32,
+    positions: npt.ArrayLike | None = None,
+    theta: float = 10000.0,
+    rotary_dim: int | None = None,
+    *,
+    num_threads: int | None = None,
+) -> Float32:
+    """Rotary position embedding (Su et al. 2021): pair i of a token turns by `position * theta^(-2i / rotary_dim)`.
+
+    Pairs are `(i, i + rotary_dim / 2)`, the half-split layout of LLaMA and GPT-NeoX checkpoints. Angles are taken in
+    float64.
+
+    Args:
+        x: queries or keys `[..., tokens, head_dim]`.
+        positions: `[tokens]`; `0 ... tokens - 1` by default.
+        theta: base of the frequencies.
+        rotary_dim: how many leading features turn (even); all by default.
+        num_threads: see the module.
+
+    Raises:
+        qkv.Error: a dtype or shape does not fit.
+    """
+    _check("rope", "x", x, at_least=2)
+    tokens, head_dim = x.shape[-2:]
+    turned = head_dim if rotary_dim is None else rotary_dim
+    _expect(
+        "rope",
+        turned % 2 == 0 and 0 <= turned <= head_dim,
+        f"rotary_dim {turned} is not an even number up to head_dim {head_dim}",
+    )
+    where = np.asarray(np.arange(tokens) if positions is None else positions)
+    _expect("rope", where.shape == (tokens,), f"positions has shape {where.shape}, expected ({tokens},)")
+    _expect("rope", where.dtype.kind in "iuf" or not where.size, f"positions is {where.dtype}, expected numbers")
+    y = _ext.rope(
+        _contiguous(x).reshape(math.prod(x.shape[:-2]), tokens, head_dim),
+        _rotary(where, turned, theta),
+        _threads(num_threads),
+    )
+    return y.reshape(x.shape)
+
+
+def sinusoidal_positions(n: int, dim: int) -> Float32:
+    """The position table of Vaswani et al. 2017, section 3.5: `[n, dim]`, sines and cosines interleaved.
+
+    `table[pos, 2i] = sin(pos / 10000^(2i / dim))` and `table[pos, 2i + 1]` its cosine.
+
+    Raises:
+        qkv.Error: a negative size.
+    """
+    _expect("sinusoidal_positions", n >= 0 and dim >= 0, f"n and dim can't be negative, got {n} and {dim}")
+    angles = np.arange(n)[:, None] * _frequencies(dim, 10000.0)
+    table = np.empty((n, dim), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles[:, : dim // 2])
+    return table
+
+
+def _frequencies(dim: int, theta: float) -> npt.NDArray[np.float64]:
+    """`theta^(-2i / dim)` for each pair i of `dim` features."""
+    return np.asarray(theta ** -(np.arange(0, dim, 2) / max(1, dim)), np.float64)
+
+
+def _rotary(positions: npt.NDArray[Any], dim: int, theta: float) -> Float32:
+    """What the kernels rotate with: `[tokens, dim]`, cosines, then sines."""
+    angles = positions.astype(np.float64)[:, None] * _frequencies(dim, theta)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def _norm(
+    op: str, x: Float32, weight: Float32, bias: Float32 | None, eps: float, num_threads: int | None
+) -> Float32:
+    _check(op, "x", x, at_least=1)
+    for name, values in (("weight", weight), ("bias", bias)):
+        if values is not None:
+            _check(op, name, values)
+            _expect(op, values.shape == x.shape[-1:], f"{name} has shape {values.shape}, expected {x.shape[-1:]}")
+    y = _ext.norm(_rows(x), weight, bias, eps, op == "layer_norm", _threads(num_threads))
+    return y.reshape(x.shape)
+
+
+def _linear(
+    op: str,
+    x: Float32,
+    named_weight: tuple[str, Float32],
+    named_bias: tuple[str, Float32 | None],
+    activation: Activation | None,
+    gate: Float32 | None,
+    num_threads: int | None,
+) -> Float32:
+    (weight_name, weight), (bias_name, bias) = named_weight, named_bias
+    known = (None, "relu", "gelu", "gelu_tanh", "silu")
+    _expect(op, activation in known, f"activation is one of {known}, not {activation!r}")
+    _check(op, "x", x, at_least=1)
+    _check(op, weight_name, weight)
+    _expect(op, weight.ndim == 2, f"{weight_name} has shape {weight.shape}, expected [out, in]")
+    out, n = weight.shape
+    _expect(op, x.shape[-1] == n, f"x has {x.shape[-1]} features, {weight_name} {weight.shape} takes {n}")
+    if bias is not None:
+        _check(op, bias_name, bias)
+        _expect(op, bias.shape == (out,), f"{bias_name} has shape {bias.shape}, expected ({out},)")
+    if gate is not None:
+        _check(op, "gate", gate)
+        _expect(op, gate.shape == weight.shape, f"gate has shape {gate.shape}, {weight_name} {weight.shape}")
+
+    shape = (*x.shape[:-1], out)
+    threads = _threads(num_threads)
+    if weight.size == 0:  # nothing to pack
+        y = np.zeros(shape, np.float32) if bias is None else np.broadcast_to(bias, shape)
+        y = y * 0 if gate is not None else y  # every activation is 0 at 0
+        return _ext.map(activation or "identity", _contiguous(y), threads).reshape(shape)
+
+    halves = [weight] if gate is None else [gate, weight]
+    packed = _ext.Weight(out * len(halves), n, "float32", "panels" if gate is None else "gated")
+    for half, rows in enumerate(halves):
+        packed.fill(rows, 0, half, threads)
+    if bias is not None:
+        packed.fill_bias(bias, 0, len(halves) - 1)
+    return _ext.linear(_rows(x), packed, activation or "identity", None, threads).reshape(shape)
+
+
+def _map(op: str, function: str, x: Float32, num_threads: int | None) -> Float32:
+    _check(op, "x", x)
+    return _ext.map(function, _contiguous(x), _threads(num_threads)).reshape(x.shape)
+
+
+def _check(op: str, name: str, x: Float32, at_least: int = 0) -> None:
+    _expect(op, isinstance(x, np.ndarray), f"{name} is {type(x).__name__}, expected a NumPy array of float32")
+    _expect(op, x.dtype == np.float32, f"{name} is {x.dtype}, expected float32")
+    _expect(op, x.ndim >= at_least, f"{name} has shape {x.shape}, expected at least {at_least} axes")
+
+
+def _expect(op: str, holds: bool, message: str) -> None:
+    if not holds:
+        raise Error(f"{op}: {message}")
+
+
+def _threads(num_threads: int | None) -> int:
+    if num_threads is None:
+        return default_threads()
+    _expect("num_threads", num_threads >= 1, f"must be at least 1, got {num_threads}")
+    return num_threads
+
+
+def _contiguous(x: Float32) -> Float32:
+    return np.ascontiguousarray(x)
+
+
+def _rows(x: Float32) -> Float32:
+    """`[..., n]` as `[rows, n]`."""
+    return _contiguous(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _tokens_first(x: Float32) -> Float32:
+    """`[..., heads, tokens, head_dim]` as `[batch, tokens, heads, head_dim]`, where a token's heads are neighbours."""
+    swapped = _contiguous(x.swapaxes(-3, -2))
+    return swapped.reshape(math.prod(x.shape[:-3]), *swapped.shape[-3:])
