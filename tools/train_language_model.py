@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn.functional import cross_entropy, dropout
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     AutoModelForCausalLM,
@@ -92,7 +92,7 @@ def add_dropout(model: LlamaForCausalLM, probability: float) -> None:
     """
 
     def drop(module: torch.nn.Module, args: object, output: Tensor) -> Tensor:
-        return F.dropout(output, probability, training=module.training)
+        return dropout(output, probability, training=module.training)
 
     for name, module in model.named_modules():
         if name.endswith(("embed_tokens", "o_proj", "down_proj")):
@@ -121,7 +121,7 @@ def batches(tokens: Tensor, newline: int, recipe: Recipe) -> Iterator[Tensor]:
 def next_token_loss(model: LlamaForCausalLM, windows: Tensor, reduction: str = "mean") -> Tensor:
     """Return the negative log-likelihood, in nats, of all tokens but each window's first."""
     logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+    return cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
 
 
 @torch.no_grad()
@@ -163,9 +163,7 @@ def share_of_peak_rate(step: int, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(
-    model: LlamaForCausalLM, data: Iterator[Tensor], validation: Tensor, recipe: Recipe
-) -> None:
+def train(model: LlamaForCausalLM, data: Iterator[Tensor], validation: Tensor, recipe: Recipe) -> None:
     """Train `model` in place; it ends with the weights of the best validation loss."""
     steppers = optimizers(model, recipe)
     rates = [LambdaLR(stepper, lambda i: share_of_peak_rate(i, recipe)) for stepper in steppers]

@@ -28,12 +28,13 @@ py::array_t<float> map_array(const std::string& name, const FloatArray& x, int t
   return y;
 }
 
-py::array_t<float> softmax_rows(const FloatArray& x, int threads) {
-  require(x.ndim() == 2, "softmax: x must be [rows, n]");
+py::array_t<float> softmax_last_axis(const FloatArray& x, int threads) {
+  require(x.ndim() > 0, "softmax: x must be [..., n]");
   py::array_t<float> y = like(x);
   float* out = y.mutable_data();
   const py::gil_scoped_release release;
-  softmax(chosen_kernels(), x.data(), out, x.shape(0), x.shape(1), threads);
+  const int64_t n = x.shape(x.ndim() - 1);
+  if (n > 0) softmax(chosen_kernels(), x.data(), out, x.size() / n, n, threads);
   return y;
 }
 
@@ -123,12 +124,13 @@ py::array_t<float> attention_heads(const FloatArray& q, const FloatArray& k, con
 
 void register_ops(py::module_& m) {
   using namespace py::literals;
-  m.def("map", &map_array, "function"_a, "x"_a, "threads"_a);
-  m.def("softmax", &softmax_rows, "x"_a, "threads"_a);
-  m.def("norm", &norm_rows, "x"_a, "weight"_a, "bias"_a.none(true), "eps"_a, "centred"_a, "threads"_a);
-  m.def("linear", &linear_rows, "x"_a, "weight"_a, "activation"_a, "residual"_a.none(true), "threads"_a);
-  m.def("rope", &rope_rows, "x"_a, "rotary"_a, "threads"_a);
-  m.def("attention", &attention_heads, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a, "threads"_a);
+  m.def("map", &map_array, "function"_a, "x"_a, "threads"_a = 1);
+  m.def("softmax", &softmax_last_axis, "x"_a, "threads"_a = 1);
+  m.def("norm", &norm_rows, "x"_a, "weight"_a, "bias"_a.none(true), "eps"_a, "centred"_a, "threads"_a = 1);
+  m.def("linear", &linear_rows, "x"_a, "weight"_a, "activation"_a, "residual"_a.none(true), "threads"_a = 1);
+  m.def("rope", &rope_rows, "x"_a, "rotary"_a, "threads"_a = 1);
+  m.def("attention", &attention_heads, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a,
+        "threads"_a = 1);
 }
 
 }  // namespace qkv

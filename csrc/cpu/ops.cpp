@@ -10,8 +10,8 @@
 namespace qkv {
 namespace {
 
-// Work smaller than what waking a thread costs stays on one.
-int threads_for(double operations, int threads) { return operations < 1e5 ? 1 : threads; }
+// Waking a thread and waiting for it costs some microseconds: less work than ten times that stays on one.
+int threads_for(double operations, int threads) { return operations < 1e6 ? 1 : threads; }
 
 int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 

@@ -1,6 +1,12 @@
 // Transcendental functions and activations on vectors: branch-free, at most one division, the same code on each
 // instruction set. A NaN lane stays NaN everywhere. Polynomials are minimax fits (Lawson's iteratively reweighted
 // least squares in float64) whose coefficients were rounded to float32 one by one, each time refitting the rest.
+//
+// Largest errors against float64, over every float32 with 2^-13 <= |x| < 112 and each 1024th of the others:
+//                                     exp    tanh   erf    sigmoid   gelu   gelu_tanh   silu
+//   with fused multiply-add (ULP)     1.01   1.30   1.59   2.49
+//   portable (ULP)                    0.96   1.30   1.82   2.49
+//   both, |error| / max(1, |x|)                                      9.6e-8   1.3e-7   1.2e-7
 #pragma once
 
 #include <stdint.h>
@@ -43,8 +49,9 @@ inline F32 exp(F32 x) {
   return fma(scale, expm1_of_remainder(x, n), scale);
 }
 
-// Below 0.65 an odd polynomial, x + x^3 p(x^2); above it 1 - 2 / (e^2|x| + 1), with |x| up to 10: the result rounds to
-// 1 from 9.02 on. The form without a select, t / (t + 2) with t = e^2|x| - 1, errs by up to 2.7 ULP near 0.
+// Below 0.65 an odd polynomial, x + x^3 p(x^2) (error of the fit 7e-9); above it 1 - 2 / (e^2|x| + 1), |x| held at 10
+// because the result rounds to 1 from 9.02 on. The form without a select, t / (t + 2) with t = e^2|x| - 1, errs by up
+// to 3.3 ULP near 0.
 inline F32 tanh(F32 x) {
   const F32 a = abs(x), z = x * x;
   const F32 p = polynomial(z, -0.333332628f, 0.133308977f, -0.0536928102f, 0.0204828493f, -0.00552816177f);
@@ -62,12 +69,12 @@ inline F32 normal_tail(F32 a) {
                                 -0.000126154977f, -0.000115530944f, 2.43240938e-05f, -1.7060737e-06f));
 }
 
-// Below 0.95 an odd polynomial, x + x p(x^2); above it 1 - erfc |x|, which needs no relative accuracy of erfc.
+// Below 0.95 an odd polynomial, x + x p(x^2) (error of the fit 3e-8); above it 1 - erfc |x| = 1 - 2 Q(sqrt 2 |x|),
+// which needs no relative accuracy of Q.
 inline F32 erf(F32 x) {
-  const F32 a = abs(x);
-  const F32 z = x * x;
-  const F32 p = polynomial(z, 0.128379136f, -0.376124114f, 0.112810135f, -0.02673929f, 0.00495534111f,
-                           -0.000580804597f);
+  const F32 a = abs(x), z = x * x;
+  const F32 p =
+      polynomial(z, 0.128379136f, -0.376124114f, 0.112810135f, -0.02673929f, 0.00495534111f, -0.000580804597f);
   const F32 tail = normal_tail(min(a * F32::set(1.41421356f), F32::set(kTailEnd)));
   const F32 large = fma(F32::set(-2.0f), tail, F32::set(1.0f));
   return copysign(select(a < F32::set(0.95f), fma(a, p, a), large), x);
@@ -83,13 +90,13 @@ inline F32 finite_below(F32 x) { return max(x, F32::set(-3.40282347e38f)); }  //
 inline F32 relu(F32 x) { return max(x, F32::set(0.0f)); }
 
 // x Phi(x) = x (1 + erf(x / sqrt 2)) / 2 (Hendrycks & Gimpel 2016). As Phi(x) = 1 - Q(x) = Q(-x), this is
-// max(x, 0) - |x| Q(|x|): no select, no division and no cancellation where x < 0.
+// max(x, 0) - |x| Q(|x|): no select, no division and no cancellation where x < 0; the bound makes -inf give 0.
 inline F32 gelu(F32 x) {
   const F32 a = min(abs(x), F32::set(kTailEnd));
   return relu(x) - a * normal_tail(a);
 }
 
-// x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3); (1 + tanh u) / 2 = sigmoid(2 u)
+// x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), where (1 + tanh u) / 2 = sigmoid(2 u)
 inline F32 gelu_tanh(F32 x) {
   x = finite_below(x);
   const F32 minus_2u = x * fma(x * x, F32::set(-0.0713548163f), F32::set(-1.59576912f));

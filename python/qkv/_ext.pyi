@@ -1,17 +1,20 @@
-"""The extension module: kernels and program executor. Arrays are NumPy's; sizes are checked, and `qkv.Error` is
-raised when they do not fit."""
+"""The extension module: kernels and program executor.
+
+Sizes are checked, and `qkv.Error` is raised when they do not fit.
+"""
 
 from collections.abc import Sequence
-from typing import TypedDict, final
+from typing import TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+_Float32 = npt.NDArray[np.float32]
 
-# --- instruction sets -------------------------------------------------------------------------------------------
+# --- instruction sets ---------------------------------------------------------------------------------------
 
-class Isa(TypedDict):
+@type_check_only
+class _Isa(TypedDict):
     isa: str
     panel: int  # columns of a weight panel
     lanes: int  # float32 lanes of a vector
@@ -26,7 +29,126 @@ def available_isas() -> list[str]:
 def choose_isa(name: str) -> None:
     """Use this instruction set for what is built from now on."""
 
-def chosen_isa() -> Isa: ...
+def chosen_isa() -> _Isa: ...
 
-# --- weights ----------------------------------------------------------------------------------------------------
+# --- weights ------------------------------------------------------------------------------------------------
 
+@final
+class Weight:
+    """A weight matrix packed for the chosen instruction set."""
+
+    def __init__(self, out_features: int, in_features: int, dtype: str, layout: str) -> None:
+        """`dtype`: float32 or bfloat16. `layout`: panels, gated (two halves of out_features / 2) or rows."""
+
+    def fill(self, rows: npt.NDArray[np.generic], at: int, half: int, threads: int) -> None:
+        """Packs `rows` as rows `at`, `at + 1`, ...
+
+        They are float32, float16, or uint16 for bfloat16 bits; any strides.
+        """
+
+    def fill_bias(self, values: npt.NDArray[np.generic], at: int, half: int) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+# --- programs -----------------------------------------------------------------------------------------------
+
+def page_nbytes(layers: int, kv_heads: int, head_dim: int) -> int: ...
+
+@final
+class KVCache:
+    """Keys and values of past tokens, in pages of `page_tokens` positions, shared by reference count."""
+
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, max_bytes: int) -> None: ...
+    def allocate(self) -> int: ...
+    def retain(self, page: int) -> None: ...
+    def release(self, page: int) -> None: ...
+    @property
+    def pages_in_use(self) -> int: ...
+    @property
+    def max_pages(self) -> int: ...
+    @property
+    def page_nbytes(self) -> int: ...
+
+@final
+class Batch:
+    """What one run works on: sequences laid end to end."""
+
+    def __init__(
+        self,
+        token_ids: npt.ArrayLike,
+        cu_seqlens: npt.ArrayLike,
+        type_ids: npt.ArrayLike,
+        wanted: npt.ArrayLike,
+        past: npt.ArrayLike,
+        cache: KVCache | None,
+        pages: Sequence[Sequence[int]],
+    ) -> None: ...
+
+_View = tuple[int, int, int]  # buffer, first column, columns
+
+@final
+class Program:
+    """Steps over numbered buffers; `str(program)` prints one line for each."""
+
+    def __init__(self) -> None: ...
+    def buffer(self, width: int, rows: str) -> int:
+        """`rows`: tokens, sequences or logits."""
+
+    def embed(
+        self, out: int, tokens: Weight, positions: Weight | None, position_offset: int, types: Weight | None
+    ) -> None: ...
+    def rotary(self, out: int, inverse_frequencies: Sequence[float]) -> None: ...
+    def norm(
+        self, out: int, x: int, weight: Sequence[float], bias: Sequence[float], eps: float, centred: bool
+    ) -> None: ...
+    def linear(self, out: int, x: int, weight: Weight, activation: str, residual: int) -> None: ...
+    def attention(
+        self,
+        out: int,
+        q: _View,
+        k: _View,
+        v: _View,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        causal: bool,
+        rotary: int,
+        layer: int,
+    ) -> None: ...
+    def gather(self, out: int, x: int) -> None: ...
+    def pool(self, out: int, x: int, pooling: str) -> None: ...
+    def output(self, name: str, buffer: int) -> None: ...
+    def width(self, output: str) -> int: ...
+    def run(self, output: str, batch: Batch, threads: int) -> _Float32: ...
+    @property
+    def profiling(self) -> bool: ...
+    def profile(self) -> dict[str, tuple[int, float, float, float]]:
+        """For each step kind: calls, seconds, floating point operations, bytes."""
+
+# --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------
+
+def map(function: str, x: _Float32, threads: int = 1) -> _Float32:
+    """`function`: identity, relu, gelu, gelu_tanh, silu, sigmoid, tanh, erf or exp."""
+
+def softmax(x: _Float32, threads: int = 1) -> _Float32:
+    """Along the last axis."""
+
+def norm(
+    x: _Float32, weight: _Float32, bias: _Float32 | None, eps: float, centred: bool, threads: int = 1
+) -> _Float32:
+    """LayerNorm when `centred`, otherwise RMSNorm. x: [rows, n]."""
+
+def linear(x: _Float32, weight: Weight, activation: str, residual: _Float32 | None, threads: int = 1) -> _Float32:
+    """x: [rows, in] -> [rows, out], or half of `out` for a gated weight."""
+
+def rope(x: _Float32, rotary: _Float32, threads: int = 1) -> _Float32:
+    """x: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines."""
+
+def attention(
+    q: _Float32, k: _Float32, v: _Float32, rotary: _Float32 | None, causal: bool, scale: float, threads: int = 1
+) -> _Float32:
+    """q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim].
+
+    rotary: [keys, rotary_dim], of which queries take the last rows.
+    """

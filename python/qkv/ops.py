@@ -1,15 +1,16 @@
 """The kernels as plain functions on NumPy arrays.
 
-Every function takes float32 arrays of any batch shape (`...` below; empty and non-contiguous ones too) and returns
-a new float32 array. Nothing is cast: another dtype is an error, as a silent copy would cost more than the kernel.
-A row of a result has the same bits whatever the batch around it and whatever `num_threads`, which defaults to the
-physical cores that the process may use.
+Every function takes float32 arrays of any batch shape (`...` below; empty and non-contiguous ones too) and
+returns a new float32 array. Nothing is cast: another dtype is an error, as a silent copy can cost more than
+the kernel. A row of a result has the same bits whatever the batch around it and whatever `num_threads`, which
+for every function defaults to the physical cores that the process may use.
 
 All functions raise `qkv.Error` when a dtype or a shape does not fit.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal, TypeAlias
 
@@ -59,11 +60,10 @@ def attention(
         v: values, shaped like `k`.
         causal: query i sees no later position. The queries are the last `tokens` of the `keys` positions.
         scale: factor of the scores; `1 / sqrt(head_dim)` by default.
-        num_threads: see the module.
 
     Returns:
-        `[..., heads, tokens, head_dim]`, zeros where there are no keys. In memory the heads of one token lie side
-        by side, as the layer's output projection wants them; inputs that are views of such memory are not copied.
+        `[..., heads, tokens, head_dim]`, zeros where there are no keys. In memory the heads of one token lie
+        side by side, as the layer's output projection wants them; inputs laid out like that are not copied.
 
     Raises:
         qkv.Error: a dtype or shape does not fit.
@@ -73,25 +73,28 @@ def attention(
         _check(op, name, x, at_least=3)
     _expect(op, q.shape[-1] == k.shape[-1], f"head_dim {q.shape[-1]} of q does not match {k.shape[-1]} of k")
     _expect(op, k.shape == v.shape, f"shape {k.shape} of k does not match {v.shape} of v")
-    _expect(op, q.shape[:-3] == k.shape[:-3], f"batch shape {q.shape[:-3]} of q does not match {k.shape[:-3]} of k")
-    heads, tokens, head_dim = q.shape[-3:]
-    kv_heads, keys = k.shape[-3:-1]
-    _expect(
-        op,
-        heads == kv_heads or (kv_heads > 0 and heads % kv_heads == 0),
-        f"{heads} heads of q do not share {kv_heads} heads of k evenly",
-    )
-    _expect(op, not causal or keys >= tokens, f"causal, but {tokens} tokens of q are not the last of {keys} keys")
+    *batch, heads, tokens, head_dim = q.shape
+    *kv_batch, kv_heads, keys, _ = k.shape
+    _expect(op, batch == kv_batch, f"batch shape {batch} of q does not match {kv_batch} of k")
+    shared = heads == kv_heads or (kv_heads > 0 and heads % kv_heads == 0)
+    _expect(op, shared, f"{heads} heads of q do not share {kv_heads} heads of k evenly")
+    _expect(op, not causal or keys >= tokens, f"{tokens} causal tokens of q are not the last of {keys} keys")
     if q.size == 0 or k.size == 0:
         return np.zeros(q.shape, np.float32)
 
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
-    y = _ext.attention(_tokens_first(q), _tokens_first(k), _tokens_first(v), None, causal, scale, _threads(num_threads))
+    q_rows, k_rows, v_rows = (_tokens_first(x) for x in (q, k, v))
+    y = _ext.attention(q_rows, k_rows, v_rows, None, causal, scale, _threads(num_threads))
     return y.swapaxes(1, 2).reshape(q.shape)
 
 
 def layer_norm(
-    x: Float32, weight: Float32, bias: Float32 | None = None, eps: float = 1e-5, *, num_threads: int | None = None
+    x: Float32,
+    weight: Float32,
+    bias: Float32 | None = None,
+    eps: float = 1e-5,
+    *,
+    num_threads: int | None = None,
 ) -> Float32:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis (Ba, Kiros and Hinton 2016).
 
@@ -102,7 +105,6 @@ def layer_norm(
         weight: `[n]`.
         bias: `[n]` or None.
         eps: added to the variance.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: a dtype or shape does not fit.
@@ -117,7 +119,6 @@ def rms_norm(x: Float32, weight: Float32, eps: float = 1e-6, *, num_threads: int
         x: `[..., n]`.
         weight: `[n]`.
         eps: added to the mean square.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: a dtype or shape does not fit.
@@ -135,15 +136,14 @@ def linear(
 ) -> Float32:
     """`activation(x weightᵀ + bias)`.
 
-    The weight is packed for the kernel in each call, which for few rows costs more than the product; models pack
-    theirs once, when they are loaded.
+    The weight is packed for the kernel in each call, which for few rows costs more than the product; models
+    pack theirs once, when they are loaded.
 
     Args:
         x: `[..., in]`.
         weight: `[out, in]`, as PyTorch and checkpoints hold it.
         bias: `[out]` or None.
         activation: None, "relu", "gelu", "gelu_tanh" or "silu".
-        num_threads: see the module.
 
     Returns:
         `[..., out]`.
@@ -178,7 +178,6 @@ def ffn(
         b2: `[out]` or None.
         activation: "relu", "gelu", "gelu_tanh" or "silu".
         gate: `[hidden, n]` or None.
-        num_threads: see the module.
 
     Returns:
         `[..., out]`.
@@ -196,15 +195,13 @@ def softmax(x: Float32, axis: int = -1, *, num_threads: int | None = None) -> Fl
     Args:
         x: any shape but `[]`.
         axis: the axis that sums to 1.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: the dtype does not fit, or there is no such axis.
     """
     _check("softmax", "x", x, at_least=1)
     _expect("softmax", -x.ndim <= axis < x.ndim, f"x has {x.ndim} axes, no axis {axis}")
-    last = np.moveaxis(x, axis, -1)
-    y = _ext.softmax(_rows(last), _threads(num_threads)).reshape(last.shape)
+    y = _ext.softmax(_contiguous(np.moveaxis(x, axis, -1)), _threads(num_threads))
     return np.moveaxis(y, -1, axis)
 
 
@@ -214,7 +211,6 @@ def gelu(x: Float32, approximate: Approximate = "none", *, num_threads: int | No
     Args:
         x: any shape.
         approximate: "none", or "tanh" for `x / 2 (1 + tanh(sqrt(2 / π) (x + 0.044715 x³)))`.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: the dtype does not fit, or `approximate` is unknown.
@@ -228,7 +224,6 @@ def silu(x: Float32, *, num_threads: int | None = None) -> Float32:
 
     Args:
         x: any shape.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: the dtype does not fit.
@@ -241,7 +236,6 @@ def relu(x: Float32, *, num_threads: int | None = None) -> Float32:
 
     Args:
         x: any shape.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: the dtype does not fit.
@@ -257,17 +251,16 @@ def rope(
     *,
     num_threads: int | None = None,
 ) -> Float32:
-    """Rotary position embedding (Su et al. 2021): pair i of a token turns by `position * theta^(-2i / rotary_dim)`.
+    """Rotary position embedding (Su et al. 2021): pair i turns by `position * theta^(-2i / rotary_dim)`.
 
-    Pairs are `(i, i + rotary_dim / 2)`, the half-split layout of LLaMA and GPT-NeoX checkpoints. Angles are taken in
-    float64.
+    Pairs are `(i, i + rotary_dim / 2)`, the half-split layout of LLaMA and GPT-NeoX checkpoints. Angles are
+    taken in float64.
 
     Args:
         x: queries or keys `[..., tokens, head_dim]`.
         positions: `[tokens]`; `0 ... tokens - 1` by default.
         theta: base of the frequencies.
         rotary_dim: how many leading features turn (even); all by default.
-        num_threads: see the module.
 
     Raises:
         qkv.Error: a dtype or shape does not fit.
@@ -275,20 +268,13 @@ def rope(
     _check("rope", "x", x, at_least=2)
     tokens, head_dim = x.shape[-2:]
     turned = head_dim if rotary_dim is None else rotary_dim
-    _expect(
-        "rope",
-        turned % 2 == 0 and 0 <= turned <= head_dim,
-        f"rotary_dim {turned} is not an even number up to head_dim {head_dim}",
-    )
+    fits = turned % 2 == 0 and 0 <= turned <= head_dim
+    _expect("rope", fits, f"rotary_dim {turned} is not an even number up to head_dim {head_dim}")
     where = np.asarray(np.arange(tokens) if positions is None else positions)
     _expect("rope", where.shape == (tokens,), f"positions has shape {where.shape}, expected ({tokens},)")
-    _expect("rope", where.dtype.kind in "iuf" or not where.size, f"positions is {where.dtype}, expected numbers")
-    y = _ext.rope(
-        _contiguous(x).reshape(math.prod(x.shape[:-2]), tokens, head_dim),
-        _rotary(where, turned, theta),
-        _threads(num_threads),
-    )
-    return y.reshape(x.shape)
+    _expect("rope", where.dtype.kind in "iuf", f"positions is {where.dtype}, expected numbers")
+    sequences = _contiguous(x).reshape(math.prod(x.shape[:-2]), tokens, head_dim)
+    return _ext.rope(sequences, _rotary(where, turned, theta), _threads(num_threads)).reshape(x.shape)
 
 
 def sinusoidal_positions(n: int, dim: int) -> Float32:
@@ -322,10 +308,11 @@ def _norm(
     op: str, x: Float32, weight: Float32, bias: Float32 | None, eps: float, num_threads: int | None
 ) -> Float32:
     _check(op, "x", x, at_least=1)
+    expected = x.shape[-1:]
     for name, values in (("weight", weight), ("bias", bias)):
         if values is not None:
             _check(op, name, values)
-            _expect(op, values.shape == x.shape[-1:], f"{name} has shape {values.shape}, expected {x.shape[-1:]}")
+            _expect(op, values.shape == expected, f"{name} has shape {values.shape}, expected {expected}")
     y = _ext.norm(_rows(x), weight, bias, eps, op == "layer_norm", _threads(num_threads))
     return y.reshape(x.shape)
 
@@ -364,9 +351,9 @@ def _linear(
     halves = [weight] if gate is None else [gate, weight]
     packed = _ext.Weight(out * len(halves), n, "float32", "panels" if gate is None else "gated")
     for half, rows in enumerate(halves):
-        packed.fill(rows, 0, half, threads)
+        packed.fill(np.require(rows, requirements=["ALIGNED"]), 0, half, threads)
     if bias is not None:
-        packed.fill_bias(bias, 0, len(halves) - 1)
+        packed.fill_bias(np.require(bias, requirements=["ALIGNED"]), 0, len(halves) - 1)
     return _ext.linear(_rows(x), packed, activation or "identity", None, threads).reshape(shape)
 
 
@@ -376,7 +363,7 @@ def _map(op: str, function: str, x: Float32, num_threads: int | None) -> Float32
 
 
 def _check(op: str, name: str, x: Float32, at_least: int = 0) -> None:
-    _expect(op, isinstance(x, np.ndarray), f"{name} is {type(x).__name__}, expected a NumPy array of float32")
+    _expect(op, isinstance(x, np.ndarray), f"{name} is a {type(x).__name__}, expected a NumPy array")
     _expect(op, x.dtype == np.float32, f"{name} is {x.dtype}, expected float32")
     _expect(op, x.ndim >= at_least, f"{name} has shape {x.shape}, expected at least {at_least} axes")
 
@@ -386,15 +373,19 @@ def _expect(op: str, holds: bool, message: str) -> None:
         raise Error(f"{op}: {message}")
 
 
+# Asking the system takes longer than many a kernel.
+_default_threads = functools.cache(default_threads)
+
+
 def _threads(num_threads: int | None) -> int:
     if num_threads is None:
-        return default_threads()
+        return _default_threads()
     _expect("num_threads", num_threads >= 1, f"must be at least 1, got {num_threads}")
     return num_threads
 
 
 def _contiguous(x: Float32) -> Float32:
-    return np.ascontiguousarray(x)
+    return np.require(x, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
 
 def _rows(x: Float32) -> Float32:
@@ -403,6 +394,6 @@ def _rows(x: Float32) -> Float32:
 
 
 def _tokens_first(x: Float32) -> Float32:
-    """`[..., heads, tokens, head_dim]` as `[batch, tokens, heads, head_dim]`, where a token's heads are neighbours."""
+    """`[..., heads, tokens, head_dim]` as `[batch, tokens, heads, head_dim]`."""
     swapped = _contiguous(x.swapaxes(-3, -2))
     return swapped.reshape(math.prod(x.shape[:-3]), *swapped.shape[-3:])

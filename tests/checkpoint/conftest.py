@@ -11,8 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-Save = Callable[..., Path]
-
 
 @pytest.fixture
 def tensors() -> dict[str, torch.Tensor]:
@@ -58,7 +56,7 @@ def single(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 @pytest.fixture
 def sharded(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """A checkpoint folder with the tensors in two shards and an index."""
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     names = list(tensors)
     for i, part in enumerate((names[:3], names[3:]), start=1):
         file = f"model-{i:05d}-of-00002.safetensors"

@@ -33,10 +33,8 @@ class Bert(Config):
     rope_parameters: dict | None = None  # type: ignore[type-arg]
 
     def check(self) -> None:
-        self.require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads",
-        )
+        size, heads = self.hidden_size, self.num_attention_heads
+        self.require(size % heads == 0, f"hidden_size {size} is not divisible by num_attention_heads {heads}")
 
 
 GOOD: dict[str, Any] = {"hidden_size": 384, "num_attention_heads": 12}
@@ -130,7 +128,8 @@ def test_missing_key() -> None:
 
 def test_check_sees_the_file_name() -> None:
     with pytest.raises(
-        CheckpointError, match=r"^here/config\.json: hidden_size 384 is no multiple of 7 heads$"
+        CheckpointError,
+        match=r"^here/config\.json: hidden_size 384 is not divisible by num_attention_heads 7$",
     ):
         parse(num_attention_heads=7)
 

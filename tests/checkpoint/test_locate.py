@@ -108,12 +108,17 @@ def test_links_to_elsewhere_in_the_cache_are_refused(cache: Path, target: str) -
         Checkpoint.open(folder)
 
 
-def test_the_hub_layout_counts_only_with_its_names(single: Path) -> None:
-    (single.parent / "blobs").mkdir()
-    (single / "model.safetensors").rename(single.parent / "blobs" / "x")
-    (single / "model.safetensors").symlink_to("../blobs/x")
+@pytest.mark.parametrize("layout", ["repository/snapshots", "models--owner--tiny/revisions"])
+def test_the_hub_layout_counts_only_with_its_names(single: Path, tmp_path: Path, layout: str) -> None:
+    folder = tmp_path / layout / REVISION
+    blobs = folder.parent.parent / "blobs"
+    blobs.mkdir(parents=True)
+    folder.parent.mkdir()
+    single.rename(folder)
+    (folder / "model.safetensors").rename(blobs / "x")
+    (folder / "model.safetensors").symlink_to("../../blobs/x")
     with pytest.raises(CheckpointError, match="outside the checkpoint folder"):
-        Checkpoint.open(single)
+        Checkpoint.open(folder)
 
 
 def test_an_interrupted_download(cache: Path) -> None:

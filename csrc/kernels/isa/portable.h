@@ -70,7 +70,7 @@ inline F32 round(F32 x) {  // to nearest, ties to even; |x| < 2^22
   const F32 magic = F32::set(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
   return (x + magic) - magic;
 }
-inline F32 pow2(F32 n) {  // 2^n for integral n in -126 ... 127
+inline F32 pow2(F32 n) {  // 2^n for integral n in -126 ... 127; 0 for n = -127
   const F32 biased = n + F32::set(12582912.0f + 127.0f);  // low mantissa bits now hold n + 127
   return {(Vec4f)((Vec4i)biased.v << 23)};
 }

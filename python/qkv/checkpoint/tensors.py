@@ -125,12 +125,11 @@ def _validate(path: Path) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # safe_open lets the last of two entries win.
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the header names {twice!r} twice")
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:  # safe_open lets the last one win
+            raise ValueError(f"the header names {name!r} twice")
+        entries[name] = value
     return entries
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qkv import _ext
 
 
-def pages_for(positions: int) -> int:
-    """How many pages hold that many positions."""
-    return -(-positions // _ext.page_tokens)
+def positions_for(lengths: Iterable[int]) -> int:
+    """Positions that a cache must have for sequences of these lengths: each fills whole pages."""
+    return sum(-(-length // _ext.page_tokens) for length in lengths) * _ext.page_tokens
 
 
 class SequencePages:
     """The pages that one sequence owns, in order of position.
 
-    Whatever happens, `release` gives back exactly what was allocated: a page is listed as soon as it is owned.
+    `release` gives back exactly what was allocated, whatever happens: a page is listed once it is owned.
     """
 
     def __init__(self, cache: _ext.KVCache) -> None:
@@ -26,7 +28,7 @@ class SequencePages:
         Raises:
             qkv.Error: the cache is full.
         """
-        while len(self.ids) < pages_for(positions):
+        while len(self.ids) * _ext.page_tokens < positions:
             self.ids.append(self._cache.allocate())
 
     def release(self) -> None:

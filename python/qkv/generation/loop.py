@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from qkv.generation.prompts import Prompt, encode_prompts, eos_token_ids, is_sin
 from qkv.generation.result import Generation
 from qkv.generation.sampling import Sampler, SamplingParams
 from qkv.generation.sequence import RunningSequence
-from qkv.generation.streamer import Streamer, attach
+from qkv.generation.streamer import Streamer, listening
 from qkv.generation.text import TextStream
 
 if TYPE_CHECKING:
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
 # Prompt tokens in one run. It bounds the memory of activations; results do not depend on it.
 PREFILL_TOKENS = 512
-
-
-@overload
-def generate(
-    model: Model, prompts: Prompt | Sequence[Prompt], *, stream: Literal[True], **options: Any
-) -> Iterator[str]: ...
-
-
-@overload
-def generate(
-    model: Model, prompts: Prompt | Sequence[Prompt], *, stream: Literal[False] = ..., **options: Any
-) -> Generation | list[Generation]: ...
 
 
 def generate(
@@ -55,8 +43,8 @@ def generate(
     """Continue a prompt, or many as one batch. A prompt's text does not depend on the others in the batch.
 
     The text ends at an end-of-sequence token of the checkpoint, before a stop string, after `max_new_tokens`,
-    or where prompt and new tokens together fill the model's context. Without `do_sample` it is greedy, whatever
-    the checkpoint's generation_config.json says; with it, what is not given here is taken from there.
+    or where prompt and new tokens together fill the model's context. Without `do_sample` decoding is greedy,
+    whatever the checkpoint's generation_config.json says; with it, what is not given is taken from there.
 
     Args:
         model: a decoder.
@@ -66,8 +54,8 @@ def generate(
         do_sample: draw tokens at random instead of taking the most likely one each time.
         temperature, top_k, top_p: see `SamplingParams`; top_k 0 switches off what the checkpoint recommends.
         seed: makes sampling repeatable; prompt number i of a list draws its own numbers, made from (seed, i).
-        stop_strings: the text ends before the first of these, found wherever the tokens' borders are. (The text
-            does not include the stop string; Hugging Face's does.)
+        stop_strings: the text ends before the first of these, wherever the borders of tokens are. (The stop
+            string is not part of the text; with Hugging Face it is.)
         streamer: for a single prompt, a function called with each piece of new text, or an object with `put`
             and `end` as in Hugging Face: it gets the prompt's token ids, then each new one, as int64 `[n]`.
         stream: for a single prompt, return an iterator over pieces of text instead. Pieces end between
@@ -89,26 +77,109 @@ def generate(
         raise Error("streamer and stream=True exclude each other; expected one of them")
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     params = SamplingParams.choose(do_sample, given, model.generation_config)
-    stops = _check_stop_strings(model, stop_strings)
+    if model.tokenizer is None and (stream or stop_strings):
+        raise Error("stream and stop_strings are about text, but the checkpoint has no tokenizer.json")
+    stops = _check_stop_strings(stop_strings)
     eos = eos_token_ids(model)
     sequences = []
     for index, prompt in enumerate(encode_prompts(model, prompts)):
-        text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer is not None else None
+        text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer else None
         limit = min(max_new_tokens, model.context_length - len(prompt))
         sequences.append(RunningSequence(prompt, limit, eos, Sampler(params, seed, index), text))
     if stream:
-        if model.tokenizer is None:
-            raise Error("stream=True yields text, but the checkpoint has no tokenizer.json; use a streamer")
-        return _pieces(model, sequences)
-    with attach(streamer, sequences), closing(_run(model, sequences)) as steps:
+        return _pieces(model, sequences[0])
+    first = sequences[0].ids if sequences else []
+    with listening(streamer, first) as listener, closing(_run(model, sequences)) as steps:
         for sequence in steps:
-            sequence.announce()
+            listener(sequence.ids[-1], sequence.piece)
     results = [sequence.result() for sequence in sequences]
     return results[0] if is_single(prompts) else results
 
 
-def _pieces(model: Model, sequences: list[RunningSequence]) -> Iterator[str]:
-    with closing(_run(model, sequences)) as steps:
-        for sequence in steps:
+def _check_stop_strings(stop_strings: str | Sequence[str] | None) -> list[str]:
+    stops = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings or ())
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            raise Error(f"stop_strings holds {stop!r}; expected texts of at least one character")
+    return stops
+
+
+def _pieces(model: Model, sequence: RunningSequence) -> Iterator[str]:
+    with closing(_run(model, [sequence])) as steps:
+        for _ in steps:
             if sequence.piece:
                 yield sequence.piece
+
+
+def _run(model: Model, sequences: Sequence[RunningSequence]) -> Generator[RunningSequence, None, None]:
+    """Run until all sequences are finished; yields a sequence each time it has a new token.
+
+    Ending it early, by an exception or by closing it, gives all pages of the cache back.
+    """
+    active = list(sequences)
+    if not active:
+        return
+    cache = model.new_cache(positions_for(s.most_positions for s in active))
+    pages = {s: SequencePages(cache) for s in active}
+    try:
+        while active:
+            plan = _plan(active)
+            decoding = {s for s in active if s.new_tokens}
+            started = time.perf_counter()
+            advanced = _step(model, cache, pages, plan)
+            seconds = time.perf_counter() - started
+            for sequence in active:
+                if sequence in decoding:
+                    sequence.decode_seconds += seconds
+                else:
+                    sequence.prefill_seconds += seconds
+            yield from advanced
+            for sequence in advanced:
+                if sequence.finish_reason:
+                    pages[sequence].release()
+            active = [s for s in active if not s.finish_reason]
+    finally:
+        for owned in pages.values():
+            owned.release()
+
+
+def _plan(active: list[RunningSequence]) -> list[tuple[RunningSequence, int]]:
+    """The next run: which sequences take part, with how many tokens. Prompts come first."""
+    waiting = [s for s in active if not s.new_tokens]
+    if not waiting:
+        return [(s, 1) for s in active]
+    plan = []
+    room = PREFILL_TOKENS
+    for sequence in waiting:
+        if room == 0:
+            break
+        count = min(sequence.pending, room)
+        plan.append((sequence, count))
+        room -= count
+    return plan
+
+
+def _step(
+    model: Model,
+    cache: _ext.KVCache,
+    pages: Mapping[RunningSequence, SequencePages],
+    plan: Sequence[tuple[RunningSequence, int]],
+) -> list[RunningSequence]:
+    """One run of the program; returns the sequences that got a new token."""
+    for sequence, count in plan:
+        pages[sequence].grow(sequence.past + count)
+    logits = model.run(
+        "logits",
+        [np.array(s.ids[s.past : s.past + count], np.int32) for s, count in plan],
+        wanted="last",  # of a prompt cut in two as well: a row of logits costs little beside the chunk
+        past=[s.past for s, _ in plan],
+        cache=cache,
+        pages=[pages[s].ids for s, _ in plan],
+    )
+    advanced = []
+    for (sequence, count), row in zip(plan, logits, strict=True):
+        sequence.past += count
+        if sequence.pending == 0:
+            sequence.accept(row)
+            advanced.append(sequence)
+    return advanced

@@ -16,7 +16,13 @@ Prompt = str | Sequence[int]
 
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether this is one prompt (text or token ids) and not a list of prompts; an empty list is a list."""
+    """Whether this is one prompt (text or token ids) and not a list of prompts; an empty list is a list.
+
+    Raises:
+        qkv.Error: it is neither.
+    """
+    if isinstance(prompts, bytes) or not isinstance(prompts, str | Sequence | np.ndarray):
+        raise Error(f"prompts is {prompts!r:.60}; expected a text, a list of texts or lists of token ids")
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], (int, np.integer)))
 
 
@@ -34,7 +40,9 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[lis
     encoded = []
     for index, prompt in enumerate(batch):
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
-        ids = _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
+        ids = (
+            _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
+        )
         encoded.append(ids or [_bos(model, name)])
         if len(encoded[-1]) >= model.context_length:
             raise Error(

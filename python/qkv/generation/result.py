@@ -32,7 +32,7 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens per second of decoding (the first one comes from the prefill); 0.0 with fewer than two."""
+        """New tokens per second of decoding; 0.0 with fewer than two, as the first comes from the prefill."""
         return (len(self.token_ids) - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     def __str__(self) -> str:

@@ -56,7 +56,9 @@ class SamplingParams:
         chosen = _present(given)
         if not do_sample:
             if chosen:
-                raise Error(f"{', '.join(chosen)} given, but do_sample is False; sampling needs do_sample=True")
+                raise Error(
+                    f"{', '.join(chosen)} given, but do_sample is False; sampling needs do_sample=True"
+                )
             return None
         recommended = {name: value for name, value in _present(defaults).items() if name not in chosen}
         try:
@@ -142,7 +144,7 @@ def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
     """Positions of the most likely tokens that together reach top_p, most likely first.
 
     Sorts only as many as it needs: the nucleus of a large vocabulary is mostly small. Among equals the higher
-    position comes first, as in Hugging Face's stable ascending sort.
+    position comes first.
     """
     count = 256
     while True:

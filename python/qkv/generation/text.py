@@ -19,7 +19,7 @@ class Detokenizer:
     What a token adds to the text depends on its neighbours: a character may span tokens, and a leading space
     belongs to the text only where something precedes it. So a window of recent tokens is decoded together,
     and a piece is what the window's text gained. A tail of U+FFFD is held back while it may still become a
-    character. The window moves on at places where nothing is held back, so that the work per token is bounded.
+    character. The window moves on where nothing is held back, so that the work per token is bounded.
 
     Args:
         tokenizer: the tokenizer.
@@ -85,8 +85,8 @@ def _held(text: str) -> int:
 class StopStrings:
     """Finds stop strings in text that comes in pieces, however these are cut.
 
-    The text ends before the stop string whose last character comes first (of two that end together, the longer
-    one). What might be the beginning of a stop string is held back until that is decided.
+    The text ends before the stop string whose last character comes first (of two that end together, the
+    longer one). What might be the beginning of a stop string is held back until that is decided.
     """
 
     def __init__(self, stop_strings: Sequence[str] = ()) -> None:

@@ -1,0 +1,62 @@
+"""What the commands share for writing to a terminal, and to machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qkv.errors import Error
+
+T = TypeVar("T")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of a run; by default one for each physical core.")
+]
+Dtype = Annotated[str, typer.Option(help="Type of the weights in memory: auto, float32 or bfloat16.")]
+
+
+def console() -> Console:
+    """Rich output on stdout; plain where that is no terminal."""
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on a line of stdout.
+
+    Raises:
+        qkv.Error: it holds NaN or infinity.
+    """
+    try:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except ValueError as error:
+        raise Error("the result holds NaN or infinity, which JSON cannot express") from error
+
+
+def progress(batches: Sequence[Sequence[T]], description: str) -> Iterable[Sequence[T]]:
+    """The batches, with a bar on stderr that counts what was in them; no bar where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(description, total=sum(map(len, batches)))
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))
+
+
+def size(nbytes: float) -> str:
+    """A number of bytes for people: 1 GB is 10^9 bytes."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.1f} {unit}"
+    return f"{nbytes:.0f} bytes"

@@ -1,0 +1,101 @@
+"""float64 versions of what the kernels compute, and the ways in which tests compare."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erf
+
+from qkv import _ext
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * 0.5 * (1 + erf(x / np.sqrt(2))),
+    "gelu_tanh": lambda x: x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def bfloat16_bits(x: np.ndarray) -> np.ndarray:
+    """uint16, rounded to nearest even; for finite x."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def pack(
+    weight: np.ndarray, dtype: str = "float32", bias: np.ndarray | None = None, gate: np.ndarray | None = None
+) -> _ext.Weight:
+    """A weight for the chosen instruction set; with `gate`, y = f(x gateᵀ) * (x weightᵀ + bias)."""
+    halves = [weight] if gate is None else [gate, weight]
+    out, n = weight.shape
+    packed = _ext.Weight(out * len(halves), n, dtype, "panels" if gate is None else "gated")
+    for half, rows in enumerate(halves):
+        packed.fill(rows, 0, half, 1)
+    if bias is not None:
+        packed.fill_bias(bias, 0, len(halves) - 1)
+    return packed
+
+
+def rotary(positions: np.ndarray, dim: int, theta: float = 10000.0) -> np.ndarray:
+    """[tokens, dim]: cosines, then sines."""
+    angles = positions[:, None] * theta ** -(np.arange(0, dim, 2) / dim)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def rotate(x: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """x: [..., tokens, heads, head_dim] turned by the rotary table, in float64."""
+    half = table.shape[1] // 2
+    cosine, sine = table[:, None, :half].astype(float), table[:, None, half:].astype(float)
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine, rest], axis=-1)
+
+
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float, table: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result in float64, and its magnitude for `assert_close`.
+
+    q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim]; table: [keys, rotary_dim].
+    """
+    q, k, v = (x.astype(float) for x in (q, k, v))
+    tokens, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
+    if table is not None:
+        q, k = rotate(q, table[keys - tokens :]), rotate(k, table)
+    k, v = np.repeat(k, group, axis=2), np.repeat(v, group, axis=2)
+    scores = np.einsum("bthd,bshd->bhts", q, k) * scale
+    if causal:
+        scores[..., np.arange(keys) > np.arange(keys - tokens, keys)[:, None]] = -np.inf
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    # an error of a score, relative to its sum of products, is that of the weight, absolute
+    products = np.einsum("bthd,bshd->bths", abs(q), abs(k)).max(axis=-1, keepdims=True) * scale
+    magnitude = (1 + products) * np.einsum("bhts,bshd->bthd", weights, abs(v))
+    return np.einsum("bhts,bshd->bthd", weights, v), magnitude
+
+
+def assert_close(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> None:
+    """float32 arithmetic: errors relative to `magnitude`, the sum of the sizes of all that was added up.
+
+    One rounding costs at most 2^-24 = 6e-8. A sum takes many, which mostly cancel: all elements together are
+    within 1e-7, and none is further off than 5e-7.
+    """
+    assert y.shape == expected.shape
+    assert y.dtype == np.float32
+    error = abs(y - expected)
+    assert np.linalg.norm(error) <= 1e-7 * np.linalg.norm(magnitude)
+    assert (error <= 5e-7 * magnitude).all()
+
+
+def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
+    assert a.shape == b.shape
+    np.testing.assert_array_equal(
+        np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32)
+    )

@@ -1,0 +1,150 @@
+"""The attention kernel on every instruction set, against the same sums in float64 and against itself."""
+
+import numpy as np
+import pytest
+from tests.kernels.reference import assert_close, assert_same_bits, attention, normal, rotary
+
+from qkv import _ext
+
+PAGE = _ext.page_tokens
+
+
+def case(tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, batch: int = 2):
+    """q, k and v, tokens first."""
+    return (
+        normal(tokens, batch, tokens, heads, head_dim),
+        normal(keys, batch, keys, kv_heads, head_dim),
+        normal(keys + 1, batch, keys, kv_heads, head_dim),
+    )
+
+
+def check(q, k, v, causal: bool, table=None):
+    scale = q.shape[-1] ** -0.5
+    y = _ext.attention(q, k, v, table, causal, scale)
+    assert_close(y, *attention(q, k, v, causal, scale, table))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("head_dim", [1, 3, 8, 24, 32, 40, 64, 80, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (6, 2), (7, 1)])
+def test_heads_of_every_kind(isa, causal, head_dim, heads, kv_heads):
+    for keys in (1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 2):
+        for tokens in {1, min(keys, 5), keys}:
+            check(*case(tokens, keys, heads, kv_heads, head_dim, batch=1), causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_number_of_keys(isa, causal):
+    for keys in range(1, 2 * PAGE + 3):
+        check(*case(min(keys, 4), keys, 2, 1, 24), causal)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_number_of_tokens(isa, causal):
+    for tokens in [*range(14), 47, 48, 49]:
+        check(*case(tokens, 70, 2, 2, 24), causal)
+
+
+def test_more_queries_than_keys(isa):
+    check(*case(70, 5, 2, 1, 24), causal=False)
+
+
+@pytest.mark.parametrize("head_dim", [2, 24, 64, 80])
+def test_rotary_embedding(isa, head_dim):
+    for rotary_dim in {2, head_dim // 4 * 2, head_dim} - {0}:
+        for tokens, keys in ((1, 1), (5, 66), (67, 67)):
+            q, k, v = case(tokens, keys, 6, 2, head_dim)
+            table = rotary(np.arange(keys), rotary_dim)
+            check(q, k, v, causal=True, table=table)
+            turn = [  # kernels that turn on their own, with the positions next to the features
+                np.ascontiguousarray(
+                    _ext.rope(x.swapaxes(1, 2).reshape(-1, n, head_dim), rows).reshape(2, -1, n, head_dim)
+                )
+                for x, n, rows in ((q, tokens, table[keys - tokens :]), (k, keys, table))
+            ]
+            q_turned, k_turned = (x.swapaxes(1, 2) for x in turn)
+            assert_same_bits(
+                _ext.attention(q, k, v, table, True, 0.125),
+                _ext.attention(q_turned, k_turned, v, None, True, 0.125),
+            )
+
+
+@pytest.mark.parametrize("size", [1e-3, 30, 1e3])
+def test_scores_of_every_size(isa, size):
+    """Large scores need the running maximum; the largest of them take all."""
+    q, k, v = case(9, 130, 2, 2, 24)
+    q = q * np.float32(size)
+    check(q, k, v, causal=False)
+    ascending = k[:, np.argsort(k[0, :, 0, 0])]  # the maximum keeps growing
+    check(q, ascending, v, causal=True)
+
+
+def test_equal_scores_give_the_mean(isa):
+    for keys in (1, 2, 64, 65, 128):
+        v = normal(1, 1, keys, 1, 16)
+        y = _ext.attention(
+            np.zeros((1, 1, 1, 16), np.float32), normal(2, 1, keys, 1, 16), v, None, False, 1.0
+        )
+        np.testing.assert_allclose(y[0, 0, 0], v[0, :, 0].mean(axis=0, dtype=float), atol=3e-7)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (7, 1)])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_token_does_not_depend_on_what_follows_or_on_how_a_prompt_is_cut(isa, heads, kv_heads, rotated):
+    q, k, v = case(131, 131, heads, kv_heads, 40, batch=1)
+    table = rotary(np.arange(131), 40) if rotated else None
+    together = _ext.attention(q, k, v, table, True, 0.25)
+    for first, end in [(t, t + 1) for t in range(131)] + [(0, 50), (50, 120), (120, 131)]:
+        part = _ext.attention(
+            q[:, first:end], k[:, :end], v[:, :end], table[:end] if rotated else None, True, 0.25
+        )
+        assert_same_bits(part, together[:, first:end])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_batch_heads_and_threads_do_not_change_bits(isa, causal):
+    q, k, v = case(70, 70, 6, 2, 40, batch=3)
+    together = _ext.attention(q, k, v, None, causal, 0.2)
+    for threads in (2, 3, 7):  # 7 exceeds the 6 key/value heads: queries are cut too
+        assert_same_bits(_ext.attention(q, k, v, None, causal, 0.2, threads), together)
+    for b in range(3):
+        one = slice(b, b + 1)
+        assert_same_bits(_ext.attention(q[one], k[one], v[one], None, causal, 0.2, 3), together[one])
+    for head in range(6):
+        kv = slice(head // 3, head // 3 + 1)
+        alone = _ext.attention(q[:, :, head : head + 1], k[:, :, kv], v[:, :, kv], None, causal, 0.2)
+        assert_same_bits(alone, together[:, :, head : head + 1])
+
+
+def test_nan_reaches_the_queries_that_see_it(isa):
+    q, k, v = case(9, 70, 4, 2, 24)
+    k[0, 65, 0, 3] = (
+        np.nan
+    )  # position 65: seen by queries 4 ... 8 of batch 0, whose heads 0 and 1 read head 0
+    y = _ext.attention(q, k, v, None, True, 0.2)
+    seen = np.zeros((2, 9, 4), bool)
+    seen[0, 4:, :2] = True
+    assert (np.isnan(y) == seen[..., None]).all()
+    k[0, 65, 0, 3], v[0, 61, 1, 3] = 0, np.nan  # a value's NaN stays in its feature
+    y = _ext.attention(q, k, v, None, True, 0.2)
+    assert (np.isnan(y).sum(), np.isnan(y[0, :, 2:, 3]).all()) == (18, True)
+
+
+def test_sizes_that_do_not_fit_are_errors():
+    q, k, v = case(3, 5, 4, 2, 8)
+    table = rotary(np.arange(5), 8)
+    for args in (
+        (q[0], k, v, None, False),
+        (q, k[:, :, :1], v, None, False),
+        (q, k, v[:, :4], None, False),
+        (q[..., :7], k, v, None, False),
+        (q[:1], k, v, None, False),
+        (q[:, :, :3], k, v, None, False),
+        (q, k[:, :, :0], v[:, :, :0], None, False),
+        (q, k[:, :2], v[:, :2], None, True),
+        (q, k, v, table[:4], True),
+        (q, k, v, rotary(np.arange(5), 10), True),
+        (q, k, v, table[:, :3], True),
+    ):
+        with pytest.raises(ValueError, match="attention"):
+            _ext.attention(*args, 1.0)
