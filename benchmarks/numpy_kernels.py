@@ -1,7 +1,7 @@
 """How fast are qkv's kernels beside NumPy? `python -m benchmarks.numpy_kernels [--out FOLDER]`
 
-Each kernel, and a whole BERT-base layer, against a straightforward vectorised NumPy version with as many threads
-in its BLAS. Both sides are checked against each other, then timed in turns. With --out, figures go to
+Each kernel, and a whole BERT-base layer, against a straightforward vectorised NumPy version whose BLAS has as
+many threads. Both sides are checked against each other, then timed in turns. With --out, figures go to
 numpy_kernels.json and a picture to numpy_kernels.png. Needs the `bench` extra.
 """
 
@@ -213,7 +213,7 @@ def start_clean() -> None:
     """NumPy gets the BLAS kernels made for this machine and the same number of threads as qkv.
 
     OpenBLAS reads its settings once, when it is loaded, hence the new process. OPENBLAS_CORETYPE and
-    OPENBLAS_L2_SIZE, where they are set, make it choose other kernels and block sizes than its own best guess.
+    OPENBLAS_L2_SIZE, where they are set, make it choose other kernels and blocks than its own best guess.
     """
     wanted = {key: str(THREADS) for key in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     clean = {
@@ -252,7 +252,7 @@ def table(results: dict[str, Pair], where: dict[str, Any]) -> Table:
     numpy, qkv = where["numpy"], where["qkv"]
     t = Table(
         title=f"qkv {qkv['version']} ({qkv['isa']}, {qkv['threads']} threads)\n"
-        f"beside NumPy {numpy['version']} ({numpy['blas']} {numpy['blas_isa']}, {numpy['threads']} threads), float32",
+        f"beside NumPy {numpy['version']} ({numpy['blas']} {numpy['blas_isa']}, {numpy['threads']} threads)",
         caption=where["cpu"],
     )
     t.add_column("kernel")

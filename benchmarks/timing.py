@@ -23,8 +23,8 @@ def paired(
 ) -> Pair:
     """Times `a` and `b` in turns for about `seconds` in all, so that both meet the same disturbances.
 
-    A round times one batch of each side; batches are long enough (2 ms) for the clock. `ratio` is the median of
-    the rounds' own ratios a / b, as a slow phase of the machine hits both sides of a round.
+    A round times one batch of each side; batches are long enough (2 ms) for the clock. `ratio` is the median
+    of the rounds' own ratios a / b, as a slow phase of the machine hits both sides of a round.
     """
     calls_a, calls_b = _calls(a), _calls(b)
     times: list[tuple[float, float]] = []

@@ -44,7 +44,7 @@ const Buffer& Program::output(const std::string& name) const {
   const auto found = outputs_.find(name);
   if (found == outputs_.end()) {
     std::string names;
-    for (const auto& [known, _] : outputs_) names += (names.empty() ? "" : ", ") + known;
+    for (const auto& [known, _] : outputs_) names.append(names.empty() ? "" : ", ").append(known);
     throw Error("this model has no output '" + name + "'; it has: " + names);
   }
   return buffer(found->second.buffer);

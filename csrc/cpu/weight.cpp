@@ -69,19 +69,23 @@ int64_t Weight::packed_column(int64_t row, int half) const {
   return row / width * panel_ + half * width + row % width;
 }
 
-template <class To>
+template <class To, int64_t Group>
 void Weight::fill_as(const Source& source, int64_t at, int half, int threads) {
   constexpr int64_t kRows = 64, kColumns = 64;  // a block of both sides stays in L1
+  static_assert(kColumns % Group == 0);
+  const int64_t step = panel_ * Group;
   with_reader(source, [&](auto read) {
     parallel_for((source.rows + kRows - 1) / kRows, threads, [&](int64_t task, int) {
       const int64_t end = std::min(source.rows, (task + 1) * kRows);
       for (int64_t k0 = 0; k0 < in_; k0 += kColumns) {
+        const int64_t count = std::min(kColumns, in_ - k0);
         for (int64_t row = task * kRows; row < end; ++row) {
           const int64_t column = packed_column(at + row, half);
-          To* to = static_cast<To*>(data_.data()) + column / panel_ * panel_ * in_padded_ + column % panel_ * group_;
-          const int64_t from = row * source.row_stride;
-          for (int64_t k = k0; k < std::min(in_, k0 + kColumns); ++k)
-            to[k / group_ * panel_ * group_ + k % group_] = convert<To>(read(from + k * source.column_stride));
+          const int64_t start = column / panel_ * panel_ * in_padded_ + column % panel_ * Group + k0 / Group * step;
+          To* to = static_cast<To*>(data_.data()) + start;
+          const int64_t from = row * source.row_stride + k0 * source.column_stride;
+          for (int64_t k = 0; k < count; ++k)
+            to[k / Group * step + k % Group] = convert<To>(read(from + k * source.column_stride));
         }
       }
     });
@@ -93,8 +97,9 @@ void Weight::fill(const Source& source, int64_t at, int half, int threads) {
   require(half == 0 || (gated() && half == 1), "weight: there is no half ", half);
   require(at >= 0 && at + source.rows <= half_out(), "weight: rows ", at, " ... ", at + source.rows,
           " do not fit ", half_out());
-  if (dtype_ == DType::float32) fill_as<float>(source, at, half, threads);
-  else fill_as<uint16_t>(source, at, half, threads);
+  if (dtype_ == DType::float32) fill_as<float, 1>(source, at, half, threads);
+  else if (group_ == 1) fill_as<uint16_t, 1>(source, at, half, threads);
+  else fill_as<uint16_t, 2>(source, at, half, threads);
 }
 
 void Weight::fill_bias(const Source& source, int64_t at, int half) {
@@ -114,7 +119,8 @@ void Weight::add_row(int64_t row, float* y) const {
     for (int64_t k = 0; k < in_; ++k) y[k] += w[k * step];
   } else {
     const uint16_t* w = static_cast<const uint16_t*>(data_.data()) + start;
-    for (int64_t k = 0; k < in_; ++k) y[k] += widen_bfloat16(w[k / group_ * step + k % group_]);
+    for (int64_t k = 0; k < in_; k += group_, w += step)
+      for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += widen_bfloat16(w[i]);
   }
 }
 

@@ -51,7 +51,7 @@ class Weight {
 
  private:
   int64_t packed_column(int64_t row, int half) const;
-  template <class To>
+  template <class To, int64_t Group>
   void fill_as(const Source& source, int64_t at, int half, int threads);
 
   const Kernels* kernels_;

@@ -27,7 +27,7 @@ COMMAND = [sys.executable, "-m", "qkv.cli"]
         (["generate", "MODEL", "hi", "--max-new-tokens", "0"], "--max-new-tokens"),
         (["generate", "MODEL", "hi", "--temperature", "0"], "temperature is 0.0"),
         (["generate", "MODEL", "hi", "--top-k", "-3"], "top_k is -3"),
-        (["generate", "MODEL", "hi", "--stop", ""], "stop_strings holds ''"),
+        (["generate", "MODEL", "hi", "--stop", ""], "stop_strings is"),
         (["generate", "MODEL", "hi", "--dtype", "int3"], "int3"),
         (["encode", "MODEL"], "no texts to embed"),
         (["encode", "MODEL", "--file", "/nowhere.txt"], "--file /nowhere.txt: No such file"),
@@ -91,10 +91,10 @@ def test_a_process_that_is_interrupted(decoder: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [*COMMAND, "encode", str(decoder), "--file", str(fifo)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        with fifo.open("w"):  # returns once the process reads it; from then on it waits for us
-            process.send_signal(signal.SIGINT)
-            out, error = process.communicate(timeout=60)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process, fifo.open("w"):  # open returns once the process reads; from then on it waits for us
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
     assert (process.returncode, out, error) == (130, "", "")
 
 

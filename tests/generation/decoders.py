@@ -23,9 +23,9 @@ CONFIGS: dict[str, transformers.PretrainedConfig] = {
         bos_token_id=BOS, eos_token_id=None,
     ),
     "llama": transformers.LlamaConfig(
-        vocab_size=400, max_position_embeddings=640, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, bos_token_id=None,
-        eos_token_id=None,
+        vocab_size=400, max_position_embeddings=640, hidden_size=64, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=None,
     ),
 }  # fmt: skip
 

@@ -69,23 +69,15 @@ def generate(
         qkv.Error: an argument is not what it should be, a prompt does not fit the model, the model is not a
             decoder, or its logits are not finite.
     """
-    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
-        raise Error(f"max_new_tokens is {max_new_tokens!r}; expected an integer >= 1")
     if (streamer is not None or stream) and not is_single(prompts):
         raise Error("streaming takes a single prompt, not a list; expected a text or one list of token ids")
     if streamer is not None and stream:
         raise Error("streamer and stream=True exclude each other; expected one of them")
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    params = SamplingParams.choose(do_sample, given, model.generation_config)
     if model.tokenizer is None and (stream or stop_strings):
         raise Error("stream and stop_strings are about text, but the checkpoint has no tokenizer.json")
-    stops = _check_stop_strings(stop_strings)
-    eos = eos_token_ids(model)
-    sequences = []
-    for index, prompt in enumerate(encode_prompts(model, prompts)):
-        text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer else None
-        limit = min(max_new_tokens, model.context_length - len(prompt))
-        sequences.append(RunningSequence(prompt, limit, eos, Sampler(params, seed, index), text))
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    params = SamplingParams.choose(do_sample, given, model.generation_config)
+    sequences = _prepare(model, prompts, max_new_tokens, params, seed, stop_strings)
     if stream:
         return _pieces(model, sequences[0])
     first = sequences[0].ids if sequences else []
@@ -96,12 +88,27 @@ def generate(
     return results[0] if is_single(prompts) else results
 
 
-def _check_stop_strings(stop_strings: str | Sequence[str] | None) -> list[str]:
-    stops = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings or ())
-    for stop in stops:
-        if not isinstance(stop, str) or not stop:
-            raise Error(f"stop_strings holds {stop!r}; expected texts of at least one character")
-    return stops
+def _prepare(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    max_new_tokens: int,
+    params: SamplingParams | None,
+    seed: int | None,
+    stop_strings: str | Sequence[str] | None,
+) -> list[RunningSequence]:
+    """Check what concerns each sequence, and set all of them up."""
+    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+        raise Error(f"max_new_tokens is {max_new_tokens!r}; expected an integer >= 1")
+    stops = [stop_strings] if isinstance(stop_strings, str) else stop_strings or []
+    if not isinstance(stops, Sequence) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise Error(f"stop_strings is {stop_strings!r:.60}; expected texts of at least one character")
+    eos = eos_token_ids(model)
+    sequences = []
+    for index, prompt in enumerate(encode_prompts(model, prompts)):
+        text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer else None
+        limit = min(max_new_tokens, model.context_length - len(prompt))
+        sequences.append(RunningSequence(prompt, limit, eos, Sampler(params, seed, index), text))
+    return sequences
 
 
 def _pieces(model: Model, sequence: RunningSequence) -> Iterator[str]:

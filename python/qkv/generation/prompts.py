@@ -76,7 +76,10 @@ def _encode_text(model: Model, text: str, name: str) -> list[int]:
 
 
 def _check_ids(model: Model, prompt: Any, name: str) -> list[int]:
-    ids = np.asarray(prompt)
+    try:
+        ids = np.asarray(prompt)
+    except ValueError:
+        ids = np.asarray(None)  # lists of unequal lengths: no list of ids
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise Error(f"{name} is {type(prompt).__name__} {prompt!r:.60}; expected text or a list of token ids")
     bad = ids[(ids < 0) | (ids >= model.vocab_size)]

@@ -100,7 +100,7 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
         case ops.Rotary() as op:
             program.rotary(buffers.make(node), op.inverse_frequencies)
         case ops.Norm() as op:
-            weight, bias = packer.vector(op.weight), packer.vector(op.bias) if op.bias else ()
+            weight, bias = packer.vector(op.weight), packer.vector(op.bias) if op.bias else []
             program.norm(buffers.make(node), buffers[inputs[0]], weight, bias, op.eps, op.centred)
         case ops.Linear() as op:
             residual = buffers[inputs[1]] if len(inputs) == 2 else -1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +20,11 @@ def as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
 class Packer:
     """Packs each weight once; steps that use the same one share it (tied embeddings)."""
 
-    def __init__(self, dtype: str, threads: int, on_packed: Callable[[int], None] | None = None) -> None:
-        """`dtype`: of packed matrices, "float32" or "bfloat16". `on_packed` hears of bytes read as it goes."""
+    def __init__(self, dtype: str, threads: int) -> None:
+        """`dtype`: of packed matrices, "float32" or "bfloat16"."""
         self.dtype = dtype
         self.threads = threads
         self.nbytes = 0
-        self._on_packed = on_packed
         self._done: dict[tuple[object, ...], _ext.Weight] = {}
 
     def matrix(self, parts: tuple[Matrix, ...], *, gated: bool) -> _ext.Weight:
@@ -40,11 +37,11 @@ class Packer:
             at = 0
             for half, part in enumerate(parts):
                 place = (0, half) if gated else (at, 0)
-                values = self._read(part.weight)
+                values = part.weight.read()
                 weight.fill(values.T if part.transposed else values, *place, self.threads)
                 part.weight.release()
                 if part.bias:
-                    weight.fill_bias(self._read(part.bias), *place)
+                    weight.fill_bias(part.bias.read(), *place)
                 at += part.out_features
             self._keep(key, weight)
         return self._done[key]
@@ -54,22 +51,17 @@ class Packer:
         tied = (Matrix(rows, None),), False
         key = tied if tied in self._done else (rows,)
         if key not in self._done:
-            weight = _ext.Weight(*rows.shape, self.dtype, "rows")
-            weight.fill(self._read(rows), 0, 0, self.threads)
+            count, width = rows.shape
+            weight = _ext.Weight(count, width, self.dtype, "rows")
+            weight.fill(rows.read(), 0, 0, self.threads)
             rows.release()
             self._keep(key, weight)
         return self._done[key]
 
-    def vector(self, values: Param) -> NDArray[np.float32]:
+    def vector(self, values: Param) -> list[float]:
         """A norm's weight or bias."""
         self.nbytes += 4 * values.shape[0]
-        return as_float32(self._read(values))
-
-    def _read(self, param: Param) -> NDArray[np.generic]:
-        values = param.read()
-        if self._on_packed:
-            self._on_packed(values.nbytes)
-        return values
+        return [float(x) for x in as_float32(values.read())]
 
     def _keep(self, key: tuple[object, ...], weight: _ext.Weight) -> None:
         self._done[key] = weight

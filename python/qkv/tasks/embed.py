@@ -27,7 +27,8 @@ def encode(
 ) -> NDArray[np.float32]:
     """See `Model.encode`."""
     if isinstance(texts, str):
-        return encode(model, [texts], batch_size, normalize_embeddings, show_progress_bar)[0]
+        row: NDArray[np.float32] = encode(model, [texts], batch_size, normalize_embeddings, show_progress_bar)[0]
+        return row
     if not isinstance(batch_size, int) or batch_size < 1:
         raise Error(f"encode: batch_size must be a positive integer, not {batch_size!r}")
     ids = tokenize(model, texts)
@@ -54,6 +55,8 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[NDArray[np.int32]]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise Error(f"encode: texts[{i}] is not a string but {type(text).__name__}")
+    if model.sentence_modules.do_lower_case:
+        texts = [text.lower() for text in texts]
     limit = min(model.sentence_modules.max_seq_length or model.context_length, model.context_length)
     special = model.tokenizer.num_special_tokens_to_add(False)
     encodings = model.tokenizer.encode_batch_fast(texts)

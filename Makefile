@@ -1,0 +1,68 @@
+# Everything sets up what it needs in .venv; nothing has to be installed by hand but Python >= 3.10, a C++20 compiler
+# and make. `make demo MODEL=...` takes any checkpoint folder or hub id of an encoder; PYTHON= another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f -not -name '*.so' -not -path '*/__pycache__/*')
+
+.PHONY: demo test check format sanitize bench clean
+
+demo: .venv/demo
+	$(BIN)/qkv demo $(if $(MODEL),--model $(MODEL))
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+check: .venv/check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+
+format: .venv/check
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+
+# Kernels, loader and executor under AddressSanitizer and UndefinedBehaviorSanitizer. Python itself is not built with
+# them, so their runtime is loaded first; Python's own leaks at exit are not reported.
+sanitize: .venv/test
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DQKV_SANITIZE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/sanitize
+	rm -rf build/sanitize/python && cp -r python build/sanitize/python && cp build/sanitize/_ext*.so build/sanitize/python/qkv/
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/python \
+	  $(BIN)/python -m pytest tests/kernels tests/checkpoint tests/models --deselect tests/kernels/test_symbols.py --timeout 900
+
+bench: .venv/bench
+	$(BIN)/python -m benchmarks.numpy_kernels
+
+clean:
+	rm -rf .venv build dist
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("qkv needs Python 3.10 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements/run.txt requirements/build.txt $(SOURCES) | .venv/bin/python
+	@echo "Building qkv (about a minute)"
+	$(PIP) -r requirements/run.txt -r requirements/build.txt
+	$(PIP) --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+.venv/demo: requirements/demo.txt .venv/installed
+	$(PIP) --no-deps --require-hashes -r requirements/demo.txt
+	@touch $@
+
+.venv/test: requirements/test.txt .venv/demo
+	$(PIP) -r requirements/test.txt
+	@touch $@
+
+.venv/bench: requirements/bench.txt .venv/test
+	$(PIP) -r requirements/bench.txt
+	@touch $@
+
+.venv/check: requirements/check.txt | .venv/bin/python
+	$(PIP) -r requirements/check.txt
+	@touch $@
