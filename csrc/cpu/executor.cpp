@@ -133,7 +133,10 @@ Work Run::operator()(const PoolStep& step) {
 
 void Program::run(const std::string& output_name, const Batch& batch, float* out, int threads) {
   const Buffer& result = output(output_name);
-  if (batch.rows(result.rows) == 0) return;
+  if (batch.tokens() == 0) {  // empty sequences: nothing to compute, and to pool zeros
+    std::fill_n(out, batch.rows(result.rows) * result.width, 0.0f);
+    return;
+  }
   std::unique_ptr<Workspace> workspace;
   {
     const std::lock_guard lock(mutex_);

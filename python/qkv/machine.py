@@ -12,16 +12,13 @@ __version__ = "0.1.0"
 
 
 def set_isa(name: str) -> None:
-    """Use instruction set `name` (one of `info()["isas"]`) for weights and models made from now on.
+    """Use instruction set `name` (one of `info()["isas"]`) for weights and models made from now on. The environment
+    variable QKV_ISA chooses the first one; without it the best is taken.
 
     Raises:
         qkv.Error: this machine does not have it.
     """
     _ext.choose_isa(name)
-
-
-if _wish := os.environ.get("QKV_ISA"):
-    set_isa(_wish)
 
 
 def default_threads() -> int:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from qkv.generation import Generation
+    from qkv.generation.prompts import Prompt
+    from qkv.generation.streamer import Streamer
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -187,11 +189,43 @@ class Model:
 
         return encode(self, texts, batch_size, normalize_embeddings, show_progress_bar)
 
-    def generate(self, prompts: Any, **options: Any) -> Generation | list[Generation] | Iterator[str]:
-        """Continue a prompt or many; see `qkv.generation.generate` for the options."""
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 128,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop_strings: str | Sequence[str] | None = None,
+        streamer: Streamer | None = None,
+        stream: bool = False,
+    ) -> Generation | list[Generation] | Iterator[str]:
+        """Continue a prompt, or many as one batch: greedy by default, sampled with `do_sample`.
+
+        A `Generation` for one prompt, a list for a list, an iterator over pieces of text with `stream`. Every
+        option is described at `qkv.generation.generate`.
+
+        Raises:
+            qkv.Error: an argument is not what it should be, or the model is not a decoder.
+        """
         from qkv.generation import generate
 
-        return generate(self, prompts, **options)
+        return generate(
+            self,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_strings=stop_strings,
+            streamer=streamer,
+            stream=stream,
+        )
 
     def new_cache(self, positions: int) -> _ext.KVCache:
         """An empty KV cache with room for `positions` positions, spread over any number of sequences by pages.

@@ -101,3 +101,11 @@ def test_the_wheel_is_found() -> None:
 def test_no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
     assert checkpoints.installed_minilm() is None
+
+
+def test_the_shipped_model_writes_a_scene() -> None:
+    text = json.loads(run("--json", "--tokens", 60).stdout)["text"]
+    assert text["tokens"] == 60
+    words = text["text"].split()
+    assert len(words) > 20
+    assert all(word.isascii() for word in words)
