@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
@@ -54,8 +55,8 @@ def bert_cases(dtype: torch.dtype, threads: int) -> dict[str, tuple[float, Calla
         ids = np.random.default_rng(0).integers(5, 30000, (rows, length))
         cases[f"BERT-base {rows} x {length}, tokens/s"] = (
             rows * length,
-            lambda x=torch.tensor(ids): theirs(input_ids=x),
-            lambda x=list(ids): ours.hidden_states(x),
+            partial(theirs, input_ids=torch.tensor(ids)),
+            partial(ours.hidden_states, list(ids)),
         )
     return cases
 

@@ -60,9 +60,7 @@ def np_gelu(x: Array) -> Array:
 
 
 def np_gelu_tanh(x: Array) -> Array:
-    return (
-        x * np.float32(0.5) * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
-    )
+    return x * np.float32(0.5) * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
 
 
 def np_rope(x: Array, cosine: Array, sine: Array) -> Array:
@@ -99,22 +97,16 @@ def packed(weight: Array, bias: Array | None = None) -> _ext.Weight:
     return result
 
 
-def linear(
-    x: Array, weight: _ext.Weight, activation: str = "identity", residual: Array | None = None
-) -> Array:
+def linear(x: Array, weight: _ext.Weight, activation: str = "identity", residual: Array | None = None) -> Array:
     return _ext.linear(x, weight, activation, residual, THREADS)
 
 
 def bert_layer(x: Array, packs: dict[str, _ext.Weight], w: dict[str, Array], b: dict[str, Array]) -> Array:
     q, k, v = (linear(x, packs[name]).reshape(1, len(x), 12, -1) for name in ("query", "key", "value"))
     attended = _ext.attention(q, k, v, None, False, q.shape[-1] ** -0.5, THREADS).reshape(x.shape)
-    x = _ext.norm(
-        linear(attended, packs["output"], "identity", x), w["norm1"], b["norm1"], 1e-5, True, THREADS
-    )
+    x = _ext.norm(linear(attended, packs["output"], "identity", x), w["norm1"], b["norm1"], 1e-5, True, THREADS)
     hidden = linear(x, packs["up"], "gelu")
-    return _ext.norm(
-        linear(hidden, packs["down"], "identity", x), w["norm2"], b["norm2"], 1e-5, True, THREADS
-    )
+    return _ext.norm(linear(hidden, packs["down"], "identity", x), w["norm2"], b["norm2"], 1e-5, True, THREADS)
 
 
 # --- the cases ----------------------------------------------------------------------------------------------
@@ -172,9 +164,7 @@ def row_cases() -> Iterator[Case]:
 
 def attention_cases() -> Iterator[Case]:
     for tokens in (32, 128, 512):
-        x = [
-            normal(tokens + i, 12, 64)[:tokens].swapaxes(0, 1) for i in range(3)
-        ]  # as a layer's projections lie
+        x = [normal(tokens + i, 12, 64)[:tokens].swapaxes(0, 1) for i in range(3)]  # as a layer's projections lie
         yield Case(
             f"attention, 12 heads, {tokens} tokens",
             lambda x=x: np_attention(*x),
@@ -216,9 +206,7 @@ def start_clean() -> None:
     OPENBLAS_L2_SIZE, where they are set, make it choose other kernels and blocks than its own best guess.
     """
     wanted = {key: str(THREADS) for key in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    clean = {
-        k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-    } | wanted
+    clean = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")} | wanted
     if clean != dict(os.environ):
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.numpy_kernels", *sys.argv[1:]], clean)
 

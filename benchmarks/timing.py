@@ -18,9 +18,7 @@ class Pair:
     rounds: int
 
 
-def paired(
-    a: Callable[[], object], b: Callable[[], object], seconds: float = 2.0, least_rounds: int = 7
-) -> Pair:
+def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.0, least_rounds: int = 7) -> Pair:
     """Times `a` and `b` in turns for about `seconds` in all, so that both meet the same disturbances.
 
     A round times one batch of each side; batches are long enough (2 ms) for the clock. `ratio` is the median

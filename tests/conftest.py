@@ -12,7 +12,6 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may reach for the network
 
 from qkv import _ext
-
 from tests.tiny import make_tiny
 
 

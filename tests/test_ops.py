@@ -100,17 +100,13 @@ def test_attention(isa, batch, heads, kv_heads, tokens):
 
 def test_attention_to_nothing():
     for heads, tokens, keys, dim in ((2, 3, 0, 4), (2, 0, 3, 4), (0, 3, 3, 4), (2, 3, 3, 0)):
-        y = ops.attention(
-            normal(1, heads, tokens, dim), normal(2, heads, keys, dim), normal(3, heads, keys, dim)
-        )
+        y = ops.attention(normal(1, heads, tokens, dim), normal(2, heads, keys, dim), normal(3, heads, keys, dim))
         assert_same_bits(y, np.zeros((heads, tokens, dim), np.float32))
 
 
 def test_linear_without_inputs_or_outputs():
     bias = normal(1, 4)
-    np.testing.assert_array_equal(
-        ops.linear(normal(2, 3, 0), normal(3, 4, 0), bias, "relu"), [bias.clip(0)] * 3
-    )
+    np.testing.assert_array_equal(ops.linear(normal(2, 3, 0), normal(3, 4, 0), bias, "relu"), [bias.clip(0)] * 3)
     assert ops.linear(normal(2, 3, 5), normal(3, 0, 5)).shape == (3, 0)
     y = ops.ffn(normal(1, 3, 0), normal(2, 4, 0), bias, normal(3, 2, 4), None, "silu", gate=normal(4, 4, 0))
     np.testing.assert_array_equal(y, np.zeros((3, 2)))
@@ -160,9 +156,7 @@ def test_views_give_the_same_bits_as_their_copies():
     heads = normal(4, 6, 24)
     for xs, ws, bs, heads_view in zip(views(x), views(w), views(b), views(heads), strict=True):
         assert_same_bits(ops.linear(xs, ws, bs), ops.linear(x, w, b))
-        assert_same_bits(
-            ops.layer_norm(xs, heads_view[0], heads_view[1]), ops.layer_norm(x, heads[0], heads[1])
-        )
+        assert_same_bits(ops.layer_norm(xs, heads_view[0], heads_view[1]), ops.layer_norm(x, heads[0], heads[1]))
         assert_same_bits(ops.attention(xs, xs, xs), ops.attention(x, x, x))
         assert_same_bits(ops.softmax(xs), ops.softmax(x))
         assert_same_bits(ops.gelu(xs), ops.gelu(x))

@@ -22,23 +22,29 @@ class Case:
         config = getattr(transformers, self.config)(**self.options, initializer_range=0.15)
         model = getattr(transformers, self.model)(config).eval()
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for _name, p in model.named_parameters():
                 if p.ndim == 1:  # biases and norm weights start as 0 and 1: give every element its own value
                     p.add_(0.1 * torch.randn_like(p))
         return model
 
 
-BERT = dict(
-    vocab_size=101, hidden_size=40, num_hidden_layers=2, num_attention_heads=5, intermediate_size=77,
-    max_position_embeddings=200, type_vocab_size=3,
-)  # fmt: skip
-GPT2 = dict(
-    vocab_size=103, n_embd=48, n_layer=3, n_head=2, n_positions=400, bos_token_id=1, eos_token_id=2
-)
-LLAMA = dict(
-    vocab_size=107, hidden_size=48, intermediate_size=101, num_hidden_layers=2, num_attention_heads=6,
-    num_key_value_heads=2, max_position_embeddings=400, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+BERT = {
+    "vocab_size": 101, "hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 77,
+    "max_position_embeddings": 200, "type_vocab_size": 3,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": 103,
+    "n_embd": 48,
+    "n_layer": 3,
+    "n_head": 2,
+    "n_positions": 400,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA = {
+    "vocab_size": 107, "hidden_size": 48, "intermediate_size": 101, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 400, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 CASES = {
     "bert": Case("BertModel", "BertConfig", BERT),
@@ -53,7 +59,9 @@ CASES = {
     ),
     "gpt2-untied": Case("GPT2LMHeadModel", "GPT2Config", GPT2 | {"tie_word_embeddings": False, "n_head": 3}),
     "llama": Case("LlamaForCausalLM", "LlamaConfig", LLAMA),
-    "llama-mha": Case("LlamaForCausalLM", "LlamaConfig", LLAMA | {"num_key_value_heads": 6, "tie_word_embeddings": True}),
+    "llama-mha": Case(
+        "LlamaForCausalLM", "LlamaConfig", LLAMA | {"num_key_value_heads": 6, "tie_word_embeddings": True}
+    ),
     "llama-mqa": Case("LlamaForCausalLM", "LlamaConfig", LLAMA | {"num_key_value_heads": 1, "rms_norm_eps": 1e-3}),
     "llama-head-dim": Case("LlamaForCausalLM", "LlamaConfig", LLAMA | {"head_dim": 24, "hidden_size": 54}),
     "llama-bias": Case("LlamaForCausalLM", "LlamaConfig", LLAMA | {"attention_bias": True, "mlp_bias": True}),

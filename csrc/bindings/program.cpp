@@ -94,7 +94,8 @@ void register_program(py::module_& m) {
   py::class_<Program>(m, "Program")
       .def(py::init<>())
       .def(
-          "buffer", [](Program& p, int64_t width, const std::string& rows) { return p.add_buffer(width, rows_of(rows)); },
+          "buffer",
+          [](Program& p, int64_t width, const std::string& rows) { return p.add_buffer(width, rows_of(rows)); },
           py::arg("width"), py::arg("rows"))
       .def(
           "embed",
@@ -129,12 +130,11 @@ void register_program(py::module_& m) {
           },
           py::arg("out"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
           py::arg("head_dim"), py::arg("scale"), py::arg("causal"), py::arg("rotary"), py::arg("layer"))
-      .def("gather", [](Program& p, int out, int x) { p.add(GatherStep{out, x}); }, py::arg("out"), py::arg("x"))
+      .def(
+          "gather", [](Program& p, int out, int x) { p.add(GatherStep{out, x}); }, py::arg("out"), py::arg("x"))
       .def(
           "pool",
-          [](Program& p, int out, int x, const std::string& pooling) {
-            p.add(PoolStep{out, x, pooling_of(pooling)});
-          },
+          [](Program& p, int out, int x, const std::string& pooling) { p.add(PoolStep{out, x, pooling_of(pooling)}); },
           py::arg("out"), py::arg("x"), py::arg("pooling"))
       .def("output", &Program::add_output, py::arg("name"), py::arg("buffer"))
       .def("run", &run, py::arg("output"), py::arg("batch"), py::arg("threads"))

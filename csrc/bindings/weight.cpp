@@ -14,8 +14,9 @@ Source source_of(const py::array& a, const char* what) {
   if (py::isinstance<py::array_t<float>>(a)) source.type = Source::Type::float32;
   else if (a.dtype().kind() == 'f' && a.itemsize() == 2) source.type = Source::Type::float16;
   else if (py::isinstance<py::array_t<uint16_t>>(a)) source.type = Source::Type::bfloat16;
-  else throw Error(std::string(what) + ": expected float32, float16 or uint16 (bfloat16 bits), got " +
-                   py::str(a.dtype()).cast<std::string>());
+  else
+    throw Error(std::string(what) + ": expected float32, float16 or uint16 (bfloat16 bits), got " +
+                py::str(a.dtype()).cast<std::string>());
   const int columns = static_cast<int>(a.ndim()) - 1;
   source.rows = a.ndim() == 2 ? a.shape(0) : 1;
   source.columns = a.shape(columns);

@@ -10,7 +10,11 @@
 namespace qkv {
 
 Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& workspace, int threads)
-    : program_(program), kernels_(program.kernels()), batch_(batch), workspace_(workspace), threads_(threads),
+    : program_(program),
+      kernels_(program.kernels()),
+      batch_(batch),
+      workspace_(workspace),
+      threads_(threads),
       buffers_(program.buffers().size()) {
   workspace.buffers.resize(program.buffers().size());
   workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
@@ -59,13 +63,18 @@ Work Run::operator()(const RotaryStep& step) {
 Work Run::operator()(const NormStep& step) {
   constexpr int64_t kRows = 8;
   const int64_t total = rows(step.x), n = width(step.x);
-  const NormArgs args = {.x = at(step.x), .x_stride = n, .weight = step.weight.data(),
-                         .bias = step.bias.empty() ? nullptr : step.bias.data(), .n = n, .eps = step.eps,
-                         .centred = step.centred, .y = at(step.out), .y_stride = n};
+  const NormArgs args = {.x = at(step.x),
+                         .x_stride = n,
+                         .weight = step.weight.data(),
+                         .bias = step.bias.empty() ? nullptr : step.bias.data(),
+                         .n = n,
+                         .eps = step.eps,
+                         .centred = step.centred,
+                         .y = at(step.out),
+                         .y_stride = n};
   const double values = static_cast<double>(total * n);
-  parallel_for((total + kRows - 1) / kRows, threads_for(4 * values), [&](int64_t task, int) {
-    kernels_.norm(args, task * kRows, std::min(kRows, total - task * kRows));
-  });
+  parallel_for((total + kRows - 1) / kRows, threads_for(4 * values),
+               [&](int64_t task, int) { kernels_.norm(args, task * kRows, std::min(kRows, total - task * kRows)); });
   return {.flops = 8 * values, .bytes = 8 * values};
 }
 
@@ -75,16 +84,25 @@ Work Run::operator()(const LinearStep& step) {
   const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * k);
   const int threads = threads_for(flops);
 
-  LinearArgs args = {.x = at(step.x), .x_stride = k, .w = w.data(), .k = k, .n = w.half_out(), .bias = w.bias(),
-                     .activation = step.activation, .gated = w.gated(),
-                     .residual = step.residual < 0 ? nullptr : at(step.residual), .residual_stride = w.half_out(),
-                     .y = at(step.out), .y_stride = w.half_out()};
+  LinearArgs args = {.x = at(step.x),
+                     .x_stride = k,
+                     .w = w.data(),
+                     .k = k,
+                     .n = w.half_out(),
+                     .bias = w.bias(),
+                     .activation = step.activation,
+                     .gated = w.gated(),
+                     .residual = step.residual < 0 ? nullptr : at(step.residual),
+                     .residual_stride = w.half_out(),
+                     .y = at(step.out),
+                     .y_stride = w.half_out()};
   if (w.dtype() == DType::bfloat16 && kernels_.bf16_activations) {
     const int64_t padded = k + k % 2;
     workspace_.activations.reserve(static_cast<size_t>(m * padded) * 2);
     auto* halves = static_cast<uint16_t*>(workspace_.activations.data());
-    parallel_for(m, threads_for(static_cast<double>(m * k)),
-                 [&](int64_t row, int) { kernels_.to_bfloat16(at(step.x) + row * k, halves + row * padded, k, padded); });
+    parallel_for(m, threads_for(static_cast<double>(m * k)), [&](int64_t row, int) {
+      kernels_.to_bfloat16(at(step.x) + row * k, halves + row * padded, k, padded);
+    });
     args.x = halves;
     args.x_stride = padded;
   }

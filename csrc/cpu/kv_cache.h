@@ -15,9 +15,9 @@ class KVCache {
   // At most max_bytes of pages are held at once.
   KVCache(int64_t layers, int64_t heads, int64_t head_dim, int64_t max_bytes);
 
-  int allocate();         // a page with one reference; throws Error when the limit is reached
-  void retain(int page);  // one more reference
-  void release(int page); // one less; the last one frees the page
+  int allocate();          // a page with one reference; throws Error when the limit is reached
+  void retain(int page);   // one more reference
+  void release(int page);  // one less; the last one frees the page
 
   int64_t pages_in_use() const;
   int64_t page_bytes() const { return layers_ * heads_ * head_floats_ * int64_t{sizeof(float)}; }

@@ -101,8 +101,8 @@ struct StepCheck {
     }
   }
   void operator()(const AttentionStep& s) const {
-    require(s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.heads % s.kv_heads == 0,
-            "attention: ", s.heads, " query heads do not share ", s.kv_heads, " key/value heads evenly");
+    require(s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.heads % s.kv_heads == 0, "attention: ", s.heads,
+            " query heads do not share ", s.kv_heads, " key/value heads evenly");
     const auto view = [&](const char* name, const View& v, int64_t heads) {
       require(v.width == heads * s.head_dim, "attention: ", name, " is ", v.width, " wide, not ", heads, " x ",
               s.head_dim);
@@ -148,18 +148,19 @@ void check_pages(const Batch& b) {
   require(static_cast<int64_t>(b.pages.size()) == b.sequences(), "batch: one page list per sequence");
   for (int64_t s = 0; s < b.sequences(); ++s) {
     const auto& pages = b.pages[static_cast<size_t>(s)];
-    const int64_t length = b.past_of(s) + b.cu_seqlens[static_cast<size_t>(s) + 1] - b.cu_seqlens[static_cast<size_t>(s)];
+    const int64_t length =
+        b.past_of(s) + b.cu_seqlens[static_cast<size_t>(s) + 1] - b.cu_seqlens[static_cast<size_t>(s)];
     require(b.past_of(s) >= 0, "batch: negative past");
-    require(static_cast<int64_t>(pages.size()) * kPageTokens >= length, "batch: ", pages.size(),
-            " pages do not hold ", length, " positions");
+    require(static_cast<int64_t>(pages.size()) * kPageTokens >= length, "batch: ", pages.size(), " pages do not hold ",
+            length, " positions");
     for (const int page : pages) b.cache->check(page);
   }
 }
 
 void check_ids(const std::vector<int32_t>& ids, const char* what, int64_t rows) {
   for (size_t i = 0; i < ids.size(); ++i)
-    require(ids[i] >= 0 && ids[i] < rows, what, " ", ids[i], " at position ", i, " of the batch is out of range: the model has ",
-            rows, " (0 ... ", rows - 1, ")");
+    require(ids[i] >= 0 && ids[i] < rows, what, " ", ids[i], " at position ", i,
+            " of the batch is out of range: the model has ", rows, " (0 ... ", rows - 1, ")");
 }
 
 }  // namespace

@@ -90,12 +90,12 @@ const char* kind_of(const Step& step);
 
 // What one run works on: sequences laid end to end, no padding.
 struct Batch {
-  std::vector<int32_t> token_ids;   // [tokens]
-  std::vector<int32_t> type_ids;    // [tokens] or empty: all 0
-  std::vector<int64_t> cu_seqlens;  // [sequences + 1]: sequence s is tokens cu_seqlens[s] ... cu_seqlens[s + 1] - 1
-  std::vector<int64_t> past;        // [sequences] positions already in the cache, or empty: all 0
-  std::vector<int64_t> wanted;      // token rows whose logits are wanted
-  KVCache* cache = nullptr;         // where keys and values go; null: they are forgotten after the run
+  std::vector<int32_t> token_ids;       // [tokens]
+  std::vector<int32_t> type_ids;        // [tokens] or empty: all 0
+  std::vector<int64_t> cu_seqlens;      // [sequences + 1]: sequence s is tokens cu_seqlens[s] ... cu_seqlens[s + 1] - 1
+  std::vector<int64_t> past;            // [sequences] positions already in the cache, or empty: all 0
+  std::vector<int64_t> wanted;          // token rows whose logits are wanted
+  KVCache* cache = nullptr;             // where keys and values go; null: they are forgotten after the run
   std::vector<std::vector<int>> pages;  // with a cache, for each sequence: enough for past + new positions
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
@@ -107,8 +107,8 @@ struct Batch {
 // Memory of one run, kept for the next.
 struct Workspace {
   std::vector<Memory> buffers;
-  Memory activations;            // bfloat16 copy of a linear step's input
-  std::vector<Memory> threads;   // scratch of each thread
+  Memory activations;              // bfloat16 copy of a linear step's input
+  std::vector<Memory> threads;     // scratch of each thread
   std::vector<int64_t> positions;  // [tokens], absolute
 };
 
@@ -117,7 +117,7 @@ class Program {
   Program();
 
   int add_buffer(int64_t width, Rows rows);
-  void add(Step step);                                // checked: sizes must agree
+  void add(Step step);                                   // checked: sizes must agree
   void add_output(const std::string& name, int buffer);  // what the last step wrote
 
   const Kernels& kernels() const { return *kernels_; }

@@ -52,7 +52,8 @@ void Run::attend_uncached(const AttentionStep& step, int threads) {
   const int64_t floats = page_floats(step.head_dim), scratch = attention_scratch(step.head_dim);
   const int64_t most = pages_for(longest);
   for (Memory& memory : workspace_.threads)
-    memory.reserve(static_cast<size_t>(scratch + most * floats) * sizeof(float) + static_cast<size_t>(most) * sizeof(float*));
+    memory.reserve(static_cast<size_t>(scratch + most * floats) * sizeof(float) +
+                   static_cast<size_t>(most) * sizeof(float*));
 
   parallel_for(batch_.sequences() * step.kv_heads, threads, [&](int64_t task, int thread) {
     const int64_t s = task / step.kv_heads, head = task % step.kv_heads;

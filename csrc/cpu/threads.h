@@ -15,8 +15,7 @@ template <class Body>
 void parallel_for(int64_t tasks, int threads, const Body& body) {
   run_tasks(
       tasks, threads,
-      [](const void* context, int64_t task, int thread) { (*static_cast<const Body*>(context))(task, thread); },
-      &body);
+      [](const void* context, int64_t task, int thread) { (*static_cast<const Body*>(context))(task, thread); }, &body);
 }
 
 }  // namespace qkv

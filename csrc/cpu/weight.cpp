@@ -95,8 +95,8 @@ void Weight::fill_as(const Source& source, int64_t at, int half, int threads) {
 void Weight::fill(const Source& source, int64_t at, int half, int threads) {
   require(source.columns == in_, "weight: rows of ", source.columns, " values do not fit ", in_, " inputs");
   require(half == 0 || (gated() && half == 1), "weight: there is no half ", half);
-  require(at >= 0 && at + source.rows <= half_out(), "weight: rows ", at, " ... ", at + source.rows,
-          " do not fit ", half_out());
+  require(at >= 0 && at + source.rows <= half_out(), "weight: rows ", at, " ... ", at + source.rows, " do not fit ",
+          half_out());
   if (dtype_ == DType::float32) fill_as<float, 1>(source, at, half, threads);
   else if (group_ == 1) fill_as<uint16_t, 1>(source, at, half, threads);
   else fill_as<uint16_t, 2>(source, at, half, threads);

@@ -19,8 +19,8 @@ inline void rotate(const float* x, const float* rotary, int64_t rotary_dim, int6
   for (int64_t i = 2 * half; i < head_dim; ++i) y[i] = x[i] * scale;
 }
 
-void store_key_value(const float* key, const float* value, const float* rotary, int64_t rotary_dim,
-                     int64_t head_dim, float* page, int64_t slot) {
+void store_key_value(const float* key, const float* value, const float* rotary, int64_t rotary_dim, int64_t head_dim,
+                     float* page, int64_t slot) {
   float* keys = page + slot;  // transposed: a key is a column
   const int64_t half = rotary ? rotary_dim / 2 : 0;
   const float *cosine = rotary, *sine = rotary + half;
@@ -67,8 +67,8 @@ inline float absorb(OnlineSoftmax& state, float* scores, int64_t keys) {
 // A tile of up to 6 rows against all its keys.
 inline void attend_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
   const int64_t dim = args.head_dim, stride = value_stride(dim);
-  float* q = args.scratch;                 // [rows][stride]
-  float* sums = q + kTileRows * stride;    // [rows][stride]
+  float* q = args.scratch;                    // [rows][stride]
+  float* sums = q + kTileRows * stride;       // [rows][stride]
   float* scores = sums + kTileRows * stride;  // [rows][kPageTokens]
   OnlineSoftmax state[kTileRows];
   int64_t visible[kTileRows];  // keys that each row sees

@@ -18,28 +18,28 @@ enum class Function : uint8_t { identity, relu, gelu, gelu_tanh, silu, sigmoid, 
 
 // y[m, n] = f(x[m, k] . w[n, k]^T + bias) (* gate) (+ residual); panels are described in docs/kernels.md.
 struct LinearArgs {
-  const void* x;         // [rows, k] float32, or bfloat16 when the table's `bf16_activations` and w is bfloat16
+  const void* x;  // [rows, k] float32, or bfloat16 when the table's `bf16_activations` and w is bfloat16
   int64_t x_stride;
-  const void* w;         // panels
-  int64_t k;             // input features
-  int64_t n;             // output features (of one half when gated)
-  const float* bias;     // one per packed column, or null
+  const void* w;      // panels
+  int64_t k;          // input features
+  int64_t n;          // output features (of one half when gated)
+  const float* bias;  // one per packed column, or null
   Function activation;
-  bool gated;            // each panel: half columns of gate, half of up; y = f(gate) * up
-  const float* residual; // [rows, n] or null; may be `y` itself
+  bool gated;             // each panel: half columns of gate, half of up; y = f(gate) * up
+  const float* residual;  // [rows, n] or null; may be `y` itself
   int64_t residual_stride;
-  float* y;              // [rows, n]
+  float* y;  // [rows, n]
   int64_t y_stride;
 };
 
 struct NormArgs {
-  const float* x;        // [rows, n]
+  const float* x;  // [rows, n]
   int64_t x_stride;
-  const float* weight;   // [n]
-  const float* bias;     // [n] or null
+  const float* weight;  // [n]
+  const float* bias;    // [n] or null
   int64_t n;
   float eps;
-  bool centred;          // LayerNorm; otherwise RMSNorm
+  bool centred;  // LayerNorm; otherwise RMSNorm
   float* y;
   int64_t y_stride;
 };
@@ -48,27 +48,25 @@ struct NormArgs {
 // token r / group, head r % group. A page holds keys transposed [head_dim][kPageTokens], then values
 // [kPageTokens][value_stride(head_dim)].
 struct AttentionArgs {
-  const float* q;        // [tokens, group, head_dim], tokens q_stride apart
+  const float* q;  // [tokens, group, head_dim], tokens q_stride apart
   int64_t q_stride;
-  float* y;              // as q, tokens y_stride apart
+  float* y;  // as q, tokens y_stride apart
   int64_t y_stride;
-  const float* rotary;   // [tokens, rotary_dim]: cosines, then sines; or null
+  const float* rotary;  // [tokens, rotary_dim]: cosines, then sines; or null
   int64_t rotary_dim;
   int64_t group;
   int64_t head_dim;
-  float scale;           // of q.k
+  float scale;  // of q.k
   bool causal;
-  int64_t past;          // absolute position of the first query token
-  int64_t keys;          // keys present
+  int64_t past;  // absolute position of the first query token
+  int64_t keys;  // keys present
   const float* const* pages;
-  float* scratch;        // attention_scratch(head_dim) floats
+  float* scratch;  // attention_scratch(head_dim) floats
 };
 
 inline int64_t value_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline int64_t page_floats(int64_t head_dim) { return kPageTokens * (head_dim + value_stride(head_dim)); }
-inline int64_t attention_scratch(int64_t head_dim) {
-  return kTileRows * (2 * value_stride(head_dim) + kPageTokens);
-}
+inline int64_t attention_scratch(int64_t head_dim) { return kTileRows * (2 * value_stride(head_dim) + kPageTokens); }
 
 struct Kernels {
   const char* isa;

@@ -16,8 +16,7 @@ inline void finish_row(const LinearArgs& args, float* sums, const float* bias, c
   const int64_t width = args.gated ? kPanel / 2 : kPanel;
   if (args.activation != Function::identity) apply(args.activation, sums, sums, width);
   if (args.gated)
-    for (int64_t i = 0; i < width; i += kLanes)
-      (F32::load(sums + i) * F32::load(sums + width + i)).store(sums + i);
+    for (int64_t i = 0; i < width; i += kLanes) (F32::load(sums + i) * F32::load(sums + width + i)).store(sums + i);
   int64_t i = 0;
   for (; i + kLanes <= columns; i += kLanes) {
     F32 out = F32::load(sums + i);

@@ -4,12 +4,12 @@
 #include "kernels.h"
 
 #include QKV_ISA_HEADER
-#include "math.h"
-#include "elementwise.h"
-#include "tile.h"
-#include "linear.h"
-#include "norm.h"
 #include "attention.h"
+#include "elementwise.h"
+#include "linear.h"
+#include "math.h"
+#include "norm.h"
+#include "tile.h"
 
 #define QKV_TEXT_OF(x) #x
 #define QKV_TEXT(x) QKV_TEXT_OF(x)

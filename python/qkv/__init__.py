@@ -1,8 +1,8 @@
 """Transformer inference on CPUs: own SIMD kernels, Hugging Face checkpoints opened as they are, no PyTorch.
 
-    import qkv
-    model = qkv.load("sentence-transformers/all-MiniLM-L6-v2")   # or any local folder
-    vectors = model.encode(["A first sentence.", "And a second one."])
+import qkv
+model = qkv.load("sentence-transformers/all-MiniLM-L6-v2")   # or any local folder
+vectors = model.encode(["A first sentence.", "And a second one."])
 """
 
 from qkv import ops

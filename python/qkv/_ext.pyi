@@ -134,9 +134,7 @@ def map(function: str, x: _Float32, threads: int = 1) -> _Float32:
 def softmax(x: _Float32, threads: int = 1) -> _Float32:
     """Along the last axis."""
 
-def norm(
-    x: _Float32, weight: _Float32, bias: _Float32 | None, eps: float, centred: bool, threads: int = 1
-) -> _Float32:
+def norm(x: _Float32, weight: _Float32, bias: _Float32 | None, eps: float, centred: bool, threads: int = 1) -> _Float32:
     """LayerNorm when `centred`, otherwise RMSNorm. x: [rows, n]."""
 
 def linear(x: _Float32, weight: Weight, activation: str, residual: _Float32 | None, threads: int = 1) -> _Float32:
@@ -146,7 +144,13 @@ def rope(x: _Float32, rotary: _Float32, threads: int = 1) -> _Float32:
     """x: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines."""
 
 def attention(
-    q: _Float32, k: _Float32, v: _Float32, rotary: _Float32 | None, causal: bool, scale: float, threads: int = 1
+    q: _Float32,
+    k: _Float32,
+    v: _Float32,
+    rotary: _Float32 | None,
+    causal: bool,
+    scale: float,
+    threads: int = 1,
 ) -> _Float32:
     """q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim].
 

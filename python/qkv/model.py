@@ -69,9 +69,7 @@ def load(
     threads = default_threads() if num_threads is None else num_threads
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
         raise Error(f"load: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
-    folder = locate(
-        path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    )
+    folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     with Checkpoint.open(folder) as checkpoint:
         return _open(checkpoint, dtype, threads)
 
@@ -326,7 +324,10 @@ def profile_table(model: Model) -> str:
     """Time, share and rate of each step kind so far; QKV_PROFILE=1 prints it when the process ends."""
     usage = sorted(model.program.profile().items(), key=lambda item: -item[1][1])
     total = sum(seconds for _, (_, seconds, _, _) in usage) or 1.0
-    lines = [f"{model!r}: {total:.3f} s in steps", f"{'step':<10}{'calls':>9}{'ms':>11}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}"]
+    lines = [
+        f"{model!r}: {total:.3f} s in steps",
+        f"{'step':<10}{'calls':>9}{'ms':>11}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}",
+    ]
     for kind, (calls, seconds, flops, nbytes) in usage:
         rates = [f"{x / seconds / 1e9:.1f}" if x and seconds else "-" for x in (flops, nbytes)]
         lines.append(f"{kind:<10}{calls:>9}{seconds * 1e3:>11.1f}{seconds / total:>8.1%}{rates[0]:>10}{rates[1]:>8}")

@@ -304,9 +304,7 @@ def _rotary(positions: npt.NDArray[Any], dim: int, theta: float) -> Float32:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def _norm(
-    op: str, x: Float32, weight: Float32, bias: Float32 | None, eps: float, num_threads: int | None
-) -> Float32:
+def _norm(op: str, x: Float32, weight: Float32, bias: Float32 | None, eps: float, num_threads: int | None) -> Float32:
     _check(op, "x", x, at_least=1)
     expected = x.shape[-1:]
     for name, values in (("weight", weight), ("bias", bias)):

@@ -120,9 +120,7 @@ def test_bad_values_are_named(key: str, value: Any, expected: str) -> None:
 
 
 def test_missing_key() -> None:
-    with pytest.raises(
-        CheckpointError, match=r"here/config\.json: the key 'hidden_size' is missing; expected an int"
-    ):
+    with pytest.raises(CheckpointError, match=r"here/config\.json: the key 'hidden_size' is missing; expected an int"):
         Bert.from_dict({"num_attention_heads": 12}, where="here/config.json")
 
 

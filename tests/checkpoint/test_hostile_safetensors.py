@@ -64,8 +64,7 @@ HOSTILE = {
     "shape overflows": encode({"a": tensor(0, 8, [2**62, 8])}, bytes(8)),
     "shape overflows to the right size": encode({"a": tensor(0, 0, [2**63, 2])}),
     "named twice": encode(
-        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
-        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
         bytes(8),
     ),
     "number of 5000 digits": encode(

@@ -27,9 +27,7 @@ def rewrite_index(folder: Path, weight_map: object) -> None:
 def test_index_entries_must_be_plain_names(sharded: Path, entry: str) -> None:
     save_file({"a": torch.ones(2)}, sharded.parent / "secret.safetensors")
     rewrite_index(sharded, {"a": entry})
-    with pytest.raises(
-        CheckpointError, match=r"is not a plain file name|is not the name of a file"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"is not a plain file name|is not the name of a file") as caught:
         Checkpoint.open(sharded)
     assert INDEX in str(caught.value)
     assert repr(entry) in str(caught.value)
@@ -46,9 +44,7 @@ def test_missing_shard(sharded: Path, entry: str) -> None:
 
 def test_tensor_that_its_shard_lacks(sharded: Path) -> None:
     rewrite_index(sharded, {"ghost": "model-00001-of-00002.safetensors"})
-    with pytest.raises(
-        CheckpointError, match=r"'ghost' in model-00001-of-00002\.safetensors, which lacks it"
-    ):
+    with pytest.raises(CheckpointError, match=r"'ghost' in model-00001-of-00002\.safetensors, which lacks it"):
         Checkpoint.open(sharded)
 
 
@@ -80,9 +76,7 @@ def test_shard_links_out_of_the_folder_name_the_index(sharded: Path) -> None:
     shard = sharded / "model-00002-of-00002.safetensors"
     shard.rename(sharded.parent / "elsewhere")
     shard.symlink_to("../elsewhere")
-    with pytest.raises(
-        CheckpointError, match=r"index\.json: the entry 'model-00002.*is a link to .*elsewhere"
-    ):
+    with pytest.raises(CheckpointError, match=r"index\.json: the entry 'model-00002.*is a link to .*elsewhere"):
         Checkpoint.open(sharded)
 
 

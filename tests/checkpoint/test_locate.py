@@ -133,9 +133,7 @@ def test_an_interrupted_download(cache: Path) -> None:
 def test_offline_and_not_cached(name: str, way: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cache)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", way == "environment")
-    with pytest.raises(
-        CheckpointError, match=r"^'.*unknown' is no folder and not completely in the local cache"
-    ) as e:
+    with pytest.raises(CheckpointError, match=r"^'.*unknown' is no folder and not completely in the local cache") as e:
         locate(name, cache_dir=cache, local_files_only=way == "argument")
     assert "\n" not in str(e.value)
 
@@ -169,9 +167,7 @@ def hub_error(kind: Any) -> Any:
         (TimeoutError, "'owner/tiny' could not be downloaded: TimeoutError: text"),
     ],
 )
-def test_hub_errors_become_one_sentence(
-    kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_errors_become_one_sentence(kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> str:
         raise hub_error(kind)
 

@@ -30,9 +30,7 @@ def assert_equals_torch(array: np.ndarray, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("layout", ["single", "sharded"])
-def test_reads_what_torch_saved(
-    layout: str, tensors: dict[str, torch.Tensor], request: pytest.FixtureRequest
-) -> None:
+def test_reads_what_torch_saved(layout: str, tensors: dict[str, torch.Tensor], request: pytest.FixtureRequest) -> None:
     with Checkpoint.open(request.getfixturevalue(layout)) as checkpoint:
         assert set(checkpoint.tensors) == set(tensors)
         assert checkpoint.names == sorted(tensors)
@@ -134,9 +132,7 @@ def test_unknown_tensor(single: Path) -> None:
         (torch.zeros((1,) * 33), "at most 32 dimensions"),
     ],
 )
-def test_tensors_that_cannot_be_read_only_fail_when_read(
-    folder: Path, tensor: torch.Tensor, message: str
-) -> None:
+def test_tensors_that_cannot_be_read_only_fail_when_read(folder: Path, tensor: torch.Tensor, message: str) -> None:
     save_file({"odd": tensor, "good": torch.ones(2)}, folder / "model.safetensors")
     with Checkpoint.open(folder) as checkpoint:
         np.testing.assert_array_equal(checkpoint.read("good"), [1, 1])

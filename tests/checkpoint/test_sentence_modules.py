@@ -103,9 +103,7 @@ def test_normalize(read: Callable[..., SentenceModules]) -> None:
         ),
     ],
 )
-def test_max_seq_length(
-    read: Callable[..., SentenceModules], files: dict[str, Any], length: int | None
-) -> None:
+def test_max_seq_length(read: Callable[..., SentenceModules], files: dict[str, Any], length: int | None) -> None:
     assert read([TRANSFORMER, POOLING], {}, **files).max_seq_length == length
 
 
@@ -160,9 +158,7 @@ def test_token_normalisation_is_unsupported(
         read([TRANSFORMER, POOLING, NORMALIZE], {})
 
 
-@pytest.mark.parametrize(
-    "modules", ["{", {}, {"0": TRANSFORMER}, [1], [{"type": "x"}], [{**POOLING, "path": 1}]]
-)
+@pytest.mark.parametrize("modules", ["{", {}, {"0": TRANSFORMER}, [1], [{"type": "x"}], [{**POOLING, "path": 1}]])
 def test_modules_json_of_the_wrong_form(read: Callable[..., SentenceModules], modules: Any) -> None:
     with pytest.raises(CheckpointError, match=r"modules\.json"):
         read(modules)
@@ -174,9 +170,7 @@ def test_module_paths_stay_inside(read: Callable[..., SentenceModules], single: 
         read([TRANSFORMER, {**POOLING, "path": path}])
 
 
-def test_module_links_stay_inside(
-    read: Callable[..., SentenceModules], single: Path, save_json: SaveJson
-) -> None:
+def test_module_links_stay_inside(read: Callable[..., SentenceModules], single: Path, save_json: SaveJson) -> None:
     save_json(single.parent / "1_Pooling" / "config.json", {"pooling_mode": "cls"})
     (single / "1_Pooling").symlink_to("../1_Pooling")
     with pytest.raises(CheckpointError, match="outside the checkpoint folder"):

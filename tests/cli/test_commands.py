@@ -99,9 +99,7 @@ def test_generate_as_json_and_stats(decoder: Path) -> None:
 def test_generate_samples_when_an_option_asks_for_it(decoder: Path, options: dict[str, float]) -> None:
     made = qkv.load(decoder).generate("To be", max_new_tokens=20, do_sample=True, seed=5, **options)
     flags = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
-    assert (
-        run("generate", decoder, "To be", "--max-new-tokens", 20, "--seed", 5, *flags).stdout == f"{made}\n"
-    )
+    assert run("generate", decoder, "To be", "--max-new-tokens", 20, "--seed", 5, *flags).stdout == f"{made}\n"
     assert str(made) != str(qkv.load(decoder).generate("To be", max_new_tokens=20))
 
 

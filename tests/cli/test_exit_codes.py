@@ -102,9 +102,7 @@ def test_a_reader_that_goes_away(decoder: Path) -> None:
     command = [*COMMAND, "generate", str(decoder), "To be", "--max-new-tokens", "600"]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, check=False
-    )
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 

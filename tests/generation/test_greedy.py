@@ -60,9 +60,7 @@ def test_sequences_that_end_early_leave_the_batch(model: qkv.Model, monkeypatch:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64, 101])
-def test_prefill_in_chunks_changes_nothing(
-    model: qkv.Model, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_prefill_in_chunks_changes_nothing(model: qkv.Model, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     whole = model.generate(PROMPTS, max_new_tokens=20)
     logits = _first_logits(model, monkeypatch)
     monkeypatch.setattr(loop, "PREFILL_TOKENS", chunk)

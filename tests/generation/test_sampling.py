@@ -40,9 +40,7 @@ def distribution(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
 @pytest.mark.parametrize("top_k", [None, 1, 7, 300, 5000])
 @pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.9, 0.9999, 1.0])
 @pytest.mark.parametrize("spread", [0.1, 3.0])
-def test_distribution_equals_transformers(
-    temperature: float, top_k: int | None, top_p: float, spread: float
-) -> None:
+def test_distribution_equals_transformers(temperature: float, top_k: int | None, top_p: float, spread: float) -> None:
     logits = (np.random.default_rng(3).standard_normal(4000) * spread).astype(np.float32)
     params = SamplingParams(temperature, top_k, top_p)
     assert np.abs(distribution(logits, params) - reference(logits, params)).max() < 1e-6
@@ -104,9 +102,7 @@ def test_the_error_names_the_step(model: qkv.Model, monkeypatch: pytest.MonkeyPa
 
 def test_seeds_reproduce(model: qkv.Model) -> None:
     def sampled(prompts: Any, seed: int | None) -> Any:
-        return model.generate(
-            prompts, max_new_tokens=30, do_sample=True, temperature=0.9, top_k=50, seed=seed
-        )
+        return model.generate(prompts, max_new_tokens=30, do_sample=True, temperature=0.9, top_k=50, seed=seed)
 
     one = sampled([5, 6], 3)
     assert sampled([5, 6], 3) == one
@@ -125,9 +121,7 @@ def test_one_token_is_left(model: qkv.Model) -> None:
     assert model.generate([5], max_new_tokens=30, do_sample=True, temperature=1e-6) == greedy
 
 
-def test_generation_config_speaks_only_when_sampling(
-    model: qkv.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generation_config_speaks_only_when_sampling(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy = model.generate([5], max_new_tokens=20)
     monkeypatch.setattr(model, "generation_config", {"do_sample": True, "top_k": 1, "temperature": 0.5})
     assert model.generate([5], max_new_tokens=20) == greedy

@@ -30,9 +30,7 @@ def test_stream_joined_is_the_text(model: qkv.Model, caches: list[Any]) -> None:
 def test_stop_string_across_token_borders(model: qkv.Model, caches: list[Any]) -> None:
     whole = model.generate("To be", max_new_tokens=60)
     tokens = [model.tokenizer.decode([token]) for token in whole.token_ids]
-    at = next(
-        i for i in range(4, 50) if tokens[i].isascii() and tokens[i + 1].isascii() and len(tokens[i + 1]) > 1
-    )
+    at = next(i for i in range(4, 50) if tokens[i].isascii() and tokens[i + 1].isascii() and len(tokens[i + 1]) > 1)
     stop = tokens[at] + tokens[at + 1][:1]
     made = model.generate("To be", max_new_tokens=60, stop_strings=stop)
     assert made.finish_reason == "stop"

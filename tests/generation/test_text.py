@@ -30,9 +30,7 @@ def _metaspace() -> Tokenizer:
 
 
 def _wordpiece() -> Tokenizer:
-    tokenizer = Tokenizer(
-        models.WordPiece({w: i for i, w in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]")
-    )
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
@@ -92,9 +90,7 @@ def test_text_carries_on_after_a_prompt(tokenizer: Tokenizer, text: str, cut: in
 
 
 @given(
-    text=st.lists(st.sampled_from([" the", " new", "s", "er", " it", ".", " ", "  ", "é", "🙂", "日本"])).map(
-        "".join
-    ),
+    text=st.lists(st.sampled_from([" the", " new", "s", "er", " it", ".", " ", "  ", "é", "🙂", "日本"])).map("".join),
     cut=st.integers(0, 20),
 )
 @settings(deadline=None)
@@ -179,9 +175,7 @@ def test_stop_strings_however_the_text_is_cut(text_pieces: list[str], stops: lis
 
 @given(text=small_text, stops=stop_lists)
 @settings(deadline=None)
-def test_streamed_text_never_contains_a_stop_string(
-    tokenizer: Tokenizer, text: str, stops: list[str]
-) -> None:
+def test_streamed_text_never_contains_a_stop_string(tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
     stream = TextStream(tokenizer, [], stops)
     got = []
     for token in tokenizer.encode(text).ids:

@@ -96,6 +96,4 @@ def assert_close(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> 
 
 def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
     assert a.shape == b.shape
-    np.testing.assert_array_equal(
-        np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32)
-    )
+    np.testing.assert_array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32))

@@ -82,9 +82,7 @@ def test_scores_of_every_size(isa, size):
 def test_equal_scores_give_the_mean(isa):
     for keys in (1, 2, 64, 65, 128):
         v = normal(1, 1, keys, 1, 16)
-        y = _ext.attention(
-            np.zeros((1, 1, 1, 16), np.float32), normal(2, 1, keys, 1, 16), v, None, False, 1.0
-        )
+        y = _ext.attention(np.zeros((1, 1, 1, 16), np.float32), normal(2, 1, keys, 1, 16), v, None, False, 1.0)
         np.testing.assert_allclose(y[0, 0, 0], v[0, :, 0].mean(axis=0, dtype=float), atol=3e-7)
 
 
@@ -95,9 +93,7 @@ def test_a_token_does_not_depend_on_what_follows_or_on_how_a_prompt_is_cut(isa, 
     table = rotary(np.arange(131), 40) if rotated else None
     together = _ext.attention(q, k, v, table, True, 0.25)
     for first, end in [(t, t + 1) for t in range(131)] + [(0, 50), (50, 120), (120, 131)]:
-        part = _ext.attention(
-            q[:, first:end], k[:, :end], v[:, :end], table[:end] if rotated else None, True, 0.25
-        )
+        part = _ext.attention(q[:, first:end], k[:, :end], v[:, :end], table[:end] if rotated else None, True, 0.25)
         assert_same_bits(part, together[:, first:end])
 
 
@@ -118,9 +114,7 @@ def test_batch_heads_and_threads_do_not_change_bits(isa, causal):
 
 def test_nan_reaches_the_queries_that_see_it(isa):
     q, k, v = case(9, 70, 4, 2, 24)
-    k[0, 65, 0, 3] = (
-        np.nan
-    )  # position 65: seen by queries 4 ... 8 of batch 0, whose heads 0 and 1 read head 0
+    k[0, 65, 0, 3] = np.nan  # position 65: seen by queries 4 ... 8 of batch 0, whose heads 0 and 1 read head 0
     y = _ext.attention(q, k, v, None, True, 0.2)
     seen = np.zeros((2, 9, 4), bool)
     seen[0, 4:, :2] = True

@@ -37,9 +37,7 @@ def expected(x, w, bias=None, activation="identity", gate=None, residual=None):
     return (y, magnitude) if residual is None else (y + residual, magnitude + abs(residual))
 
 
-def check(
-    rows: int, k: int, n: int, dtype: str, *, activation="identity", bias=False, gated=False, residual=False
-):
+def check(rows: int, k: int, n: int, dtype: str, *, activation="identity", bias=False, gated=False, residual=False):
     x, w = rounded(normal(k, rows, k), dtype), rounded(normal(n, n, k), dtype)
     b = normal(1, n) if bias else None
     gate = rounded(normal(2, n, k), dtype) if gated else None
@@ -124,9 +122,7 @@ def test_weights_filled_in_parts_equal_weights_filled_at_once(isa):
     for start, end in ((0, 1), (1, 40), (40, 70)):
         parts.fill(w[start:end], start, 0, 1)
         parts.fill_bias(b[start:end], start, 0)
-    assert_same_bits(
-        _ext.linear(x, parts, "identity", None, 1), _ext.linear(x, pack(w, bias=b), "identity", None, 1)
-    )
+    assert_same_bits(_ext.linear(x, parts, "identity", None, 1), _ext.linear(x, pack(w, bias=b), "identity", None, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

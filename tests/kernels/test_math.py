@@ -87,18 +87,10 @@ def test_odd(function: str, sweep: np.ndarray, isa: str) -> None:
     ("function", "x", "y"),
     [
         *[(function, np.nan, np.nan) for function in REFERENCE],
-        *[
-            ("exp", x, y)
-            for x, y in [(0, 1), (-0.0, 1), (-np.inf, 0), (-104, 0), (-3e38, 0), (88.73, np.inf)]
-        ],
+        *[("exp", x, y) for x, y in [(0, 1), (-0.0, 1), (-np.inf, 0), (-104, 0), (-3e38, 0), (88.73, np.inf)]],
         *[("exp", x, np.inf) for x in (100, 3e38, np.inf)],
         *[(function, x, x) for function in ("tanh", "erf") for x in (0.0, -0.0)],
-        *[
-            (function, sign * x, sign)
-            for function in ("tanh", "erf")
-            for x in (20, np.inf)
-            for sign in (-1, 1)
-        ],
+        *[(function, sign * x, sign) for function in ("tanh", "erf") for x in (20, np.inf) for sign in (-1, 1)],
         *[("sigmoid", x, y) for x, y in [(0, 0.5), (-np.inf, 0), (-3e38, 0), (np.inf, 1), (3e38, 1)]],
         *[(f, x, max(x, 0)) for f in ("gelu", "gelu_tanh", "silu", "relu") for x in (0, 3e38, np.inf)],
         *[(f, x, 0) for f in ("gelu", "gelu_tanh", "silu", "relu") for x in (-3e38, -np.inf)],

@@ -31,9 +31,7 @@ def test_every_length(isa, centred, mean):
 def test_rows_and_threads_do_not_change_bits(isa, centred):
     x, weight, bias = normal(1, 203, 301), normal(2, 301), normal(3, 301)
     together = _ext.norm(x, weight, bias, EPS, centred)
-    assert_same_bits(
-        together, np.concatenate([_ext.norm(row[None], weight, bias, EPS, centred) for row in x])
-    )
+    assert_same_bits(together, np.concatenate([_ext.norm(row[None], weight, bias, EPS, centred) for row in x]))
     for threads in (2, 3):
         assert_same_bits(_ext.norm(x, weight, bias, EPS, centred, threads), together)
 

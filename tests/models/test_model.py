@@ -31,15 +31,17 @@ def test_empty_batches_and_sequences(tiny_bert, tiny_gpt2) -> None:
     assert gpt2.logits([[]])[0].shape == (0, 103)
 
 
-@pytest.mark.parametrize("ids", [[[101]], [[-1]], [[2**31]], [[0.5]], ["text"], "text", [[[1, 2]]], [[1, [2]]], [None], 3])
+@pytest.mark.parametrize(
+    "ids", [[[101]], [[-1]], [[2**31]], [[0.5]], ["text"], "text", [[[1, 2]]], [[1, [2]]], [None], 3]
+)
 def test_bad_ids(ids, tiny_bert) -> None:
-    with pytest.raises(qkv.Error, match="token|out of range"):
+    with pytest.raises(qkv.Error, match=r"token|out of range"):
         qkv.load(tiny_bert).hidden_states(ids)
 
 
 def test_bad_token_types(tiny_bert, tiny_gpt2) -> None:
     model = qkv.load(tiny_bert)
-    with pytest.raises(qkv.Error, match="token type id 3 .* out of range"):
+    with pytest.raises(qkv.Error, match=r"token type id 3 .* out of range"):
         model.hidden_states([[1, 2]], [[0, 3]])
     with pytest.raises(qkv.Error, match="as many and as long"):
         model.hidden_states([[1, 2]], [[0]])
@@ -65,7 +67,9 @@ def test_outputs_that_a_model_lacks(tiny_bert) -> None:
 
 
 def test_unknown_architecture(tiny_bert, tmp_path) -> None:
-    with pytest.raises(qkv.UnsupportedArchitecture, match=r"'mamba' is not supported; supported are: bert, gpt2, llama"):
+    with pytest.raises(
+        qkv.UnsupportedArchitecture, match=r"'mamba' is not supported; supported are: bert, gpt2, llama"
+    ):
         qkv.load(edited(tiny_bert, tmp_path, model_type="mamba"))
 
 
@@ -81,7 +85,11 @@ def test_model_type_is_not_trusted(model_type, tiny_bert, tmp_path) -> None:
         ("bert", {"hidden_size": 0}, "hidden_size is 0"),
         ("bert", {"hidden_size": 2**40}, "hidden_size"),
         ("bert", {"hidden_size": 41}, "not divisible"),
-        ("bert", {"vocab_size": 102}, r"word_embeddings.weight.*expected shape \[102, 40\].*found \[101, 40\]"),
+        (
+            "bert",
+            {"vocab_size": 102},
+            r"word_embeddings.weight.*expected shape \[102, 40\].*found \[101, 40\]",
+        ),
         ("bert", {"num_hidden_layers": 3}, "no tensor 'encoder.layer.2"),
         ("bert", {"num_hidden_layers": 2**24}, "no tensor 'encoder.layer.2"),
         ("bert", {"position_embedding_type": "relative_key"}, "relative_key"),
@@ -108,7 +116,9 @@ def test_nan_in_weights_propagates(tiny_gpt2, tmp_path) -> None:
     assert np.isnan(qkv.load(copy).logits([[1, 2, 3]])[0]).all()
 
 
-@pytest.mark.parametrize("arguments", [{"dtype": "int3"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}])
+@pytest.mark.parametrize(
+    "arguments", [{"dtype": "int3"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}]
+)
 def test_bad_load_arguments(arguments, tiny_bert) -> None:
     with pytest.raises(qkv.Error, match=r"load: (dtype|num_threads)"):
         qkv.load(tiny_bert, **arguments)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.tiny import CASES
 
 import qkv
-from tests.tiny import CASES
 
 LENGTHS = (1, 2, 17, 63, 64, 65, 190)
 DECODERS = [case for case in CASES if not case.startswith("bert") and case != "gpt2-base"]
@@ -28,7 +28,9 @@ def test_outputs_equal_transformers(case: str, tiny, isa: str) -> None:
         with torch.no_grad():
             base = getattr(reference, reference.base_model_prefix, reference)
             expected = (
-                reference(torch.tensor([ids])).logits if case in DECODERS else base(torch.tensor([ids])).last_hidden_state
+                reference(torch.tensor([ids])).logits
+                if case in DECODERS
+                else base(torch.tensor([ids])).last_hidden_state
             )[0].numpy()
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= 1e-4, f"{len(ids)} tokens"

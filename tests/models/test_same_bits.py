@@ -54,7 +54,12 @@ class Cached:
         while len(self.pages) * _ext.page_tokens < self.length + len(ids):
             self.pages.append(self.cache.allocate())
         rows = self.model.run(
-            "logits", [np.array(ids, np.int32)], wanted="all", past=[self.length], cache=self.cache, pages=[self.pages]
+            "logits",
+            [np.array(ids, np.int32)],
+            wanted="all",
+            past=[self.length],
+            cache=self.cache,
+            pages=[self.pages],
         )
         self.length += len(ids)
         return rows
@@ -128,7 +133,9 @@ def test_shared_pages(tiny) -> None:
     first.cache.retain(first.pages[0])
     second.pages, second.length = [first.pages[0]], 64
     tail = [9, 8, 7]
-    assert first.extend(tail).tobytes() == second.extend(tail).tobytes() == model.logits([prefix + tail])[0][64:].tobytes()
+    assert (
+        first.extend(tail).tobytes() == second.extend(tail).tobytes() == model.logits([prefix + tail])[0][64:].tobytes()
+    )
     for page in first.pages + second.pages:
         first.cache.release(page)
     assert first.cache.pages_in_use == 0

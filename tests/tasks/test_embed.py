@@ -70,7 +70,8 @@ def edited(minilm, tmp_path, pooling: dict[str, bool] | None, normalize: bool):
 
 
 @pytest.mark.parametrize(
-    "pooling", [{"pooling_mode_cls_token": True}, {"pooling_mode_max_tokens": True}, {"pooling_mode_lasttoken": True}]
+    "pooling",
+    [{"pooling_mode_cls_token": True}, {"pooling_mode_max_tokens": True}, {"pooling_mode_lasttoken": True}],
 )
 def test_other_poolings(pooling, minilm, tmp_path, texts) -> None:
     from sentence_transformers import SentenceTransformer

@@ -7,9 +7,9 @@
 namespace qkv::QKV_ISA {
 namespace {
 
-constexpr int kLanes = 4;          // float32 lanes of a vector
-constexpr int kPanelVectors = 2;   // vectors across a weight panel: 6 x 2 accumulators + 3 fit 16 registers
-constexpr bool kDotBf16 = false;   // bfloat16 weights are widened, activations stay float32
+constexpr int kLanes = 4;         // float32 lanes of a vector
+constexpr int kPanelVectors = 2;  // vectors across a weight panel: 6 x 2 accumulators + 3 fit 16 registers
+constexpr bool kDotBf16 = false;  // bfloat16 weights are widened, activations stay float32
 
 typedef float Vec4f __attribute__((vector_size(16)));
 typedef int32_t Vec4i __attribute__((vector_size(16)));
@@ -57,20 +57,18 @@ struct F32 {
 };
 
 inline F32 fma(F32 a, F32 b, F32 c) { return {a.v * b.v + c.v}; }  // a b + c; rounded twice here
-inline F32 select(Mask m, F32 yes, F32 no) {
-  return {(Vec4f)((m.bits & (Vec4i)yes.v) | (~m.bits & (Vec4i)no.v))};
-}
+inline F32 select(Mask m, F32 yes, F32 no) { return {(Vec4f)((m.bits & (Vec4i)yes.v) | (~m.bits & (Vec4i)no.v))}; }
 inline F32 max(F32 a, F32 b) { return select(a < b, b, a); }
 inline F32 min(F32 a, F32 b) { return select(b < a, b, a); }
 inline F32 abs(F32 x) { return {(Vec4f)((Vec4i)x.v & 0x7fffffff)}; }
 inline F32 copysign(F32 size, F32 sign) {
   return {(Vec4f)(((Vec4i)size.v & 0x7fffffff) | ((Vec4i)sign.v & (int32_t)0x80000000))};
 }
-inline F32 round(F32 x) {  // to nearest, ties to even; |x| < 2^22
+inline F32 round(F32 x) {                   // to nearest, ties to even; |x| < 2^22
   const F32 magic = F32::set(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
   return (x + magic) - magic;
 }
-inline F32 pow2(F32 n) {  // 2^n for integral n in -126 ... 127; 0 for n = -127
+inline F32 pow2(F32 n) {                                  // 2^n for integral n in -126 ... 127; 0 for n = -127
   const F32 biased = n + F32::set(12582912.0f + 127.0f);  // low mantissa bits now hold n + 127
   return {(Vec4f)((Vec4i)biased.v << 23)};
 }

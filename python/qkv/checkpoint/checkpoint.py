@@ -29,9 +29,7 @@ class Checkpoint:
         names: the names of all tensors, sorted.
     """
 
-    def __init__(
-        self, path: Path, config: dict[str, Any], shards: list[Shard], owner: dict[str, Shard]
-    ) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], shards: list[Shard], owner: dict[str, Shard]) -> None:
         self.path = path
         self.config = config
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
@@ -161,9 +159,7 @@ def _open_index(folder: Path, index: dict[str, Any], shards: list[Shard]) -> dic
     owner = {name: opened[file] for name, file in weight_map.items()}
     for name, shard in owner.items():
         if name not in shard.tensors:
-            raise CheckpointError(
-                f"{folder / INDEX} places tensor {name!r} in {shard.path.name}, which lacks it"
-            )
+            raise CheckpointError(f"{folder / INDEX} places tensor {name!r} in {shard.path.name}, which lacks it")
     return owner
 
 

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows "?", not an error
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = app(
-            args=None if arguments is None else list(arguments), prog_name="qkv", standalone_mode=False
-        )
+        code = app(args=None if arguments is None else list(arguments), prog_name="qkv", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return 130

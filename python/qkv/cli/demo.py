@@ -29,9 +29,7 @@ _BATCH = 32
 def demo(
     model: Annotated[
         str | None,
-        typer.Option(
-            help="The encoder: a checkpoint folder or a hub id, instead of MiniLM.", metavar="MODEL"
-        ),
+        typer.Option(help="The encoder: a checkpoint folder or a hub id, instead of MiniLM.", metavar="MODEL"),
     ] = None,
     threads: terminal.Threads = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of the text that is made.")] = 120,

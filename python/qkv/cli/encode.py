@@ -25,9 +25,7 @@ def encode(
     file: Annotated[
         str | None, typer.Option(help="A file with one text a line, UTF-8; - reads stdin.", metavar="FILE")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the vectors as a NumPy array, float32 [texts, size].")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the vectors as a NumPy array, float32 [texts, size].")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Scale each vector to length 1.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts of one run.")] = 32,
     dtype: terminal.Dtype = "auto",

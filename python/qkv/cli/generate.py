@@ -29,9 +29,7 @@ def generate(
         float | None, typer.Option(help="Draw from the most likely tokens that reach this probability.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be given several times.")
-    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     dtype: terminal.Dtype = "auto",
     threads: terminal.Threads = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and speed on stderr.")] = False,

@@ -16,9 +16,7 @@ from qkv.errors import Error
 T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of a run; by default one for each physical core.")
-]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a run; by default one for each physical core.")]
 Dtype = Annotated[str, typer.Option(help="Type of the weights in memory: auto, float32 or bfloat16.")]
 
 

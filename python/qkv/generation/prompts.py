@@ -40,9 +40,7 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[lis
     encoded = []
     for index, prompt in enumerate(batch):
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
-        ids = (
-            _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
-        )
+        ids = _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
         encoded.append(ids or [_bos(model, name)])
         if len(encoded[-1]) >= model.context_length:
             raise Error(

@@ -40,9 +40,7 @@ class SamplingParams:
             raise Error(f"top_p is {self.top_p!r}; expected a number > 0 and <= 1")
 
     @classmethod
-    def choose(
-        cls, do_sample: bool, given: Mapping[str, Any], defaults: Mapping[str, Any]
-    ) -> SamplingParams | None:
+    def choose(cls, do_sample: bool, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingParams | None:
         """The parameters of a call, or None for greedy decoding.
 
         Args:
@@ -56,9 +54,7 @@ class SamplingParams:
         chosen = _present(given)
         if not do_sample:
             if chosen:
-                raise Error(
-                    f"{', '.join(chosen)} given, but do_sample is False; sampling needs do_sample=True"
-                )
+                raise Error(f"{', '.join(chosen)} given, but do_sample is False; sampling needs do_sample=True")
             return None
         recommended = {name: value for name, value in _present(defaults).items() if name not in chosen}
         try:

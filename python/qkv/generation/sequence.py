@@ -24,9 +24,7 @@ class RunningSequence:
         prefill_seconds, decode_seconds: see `Generation`.
     """
 
-    def __init__(
-        self, prompt: list[int], limit: int, eos: Set[int], sampler: Sampler, text: TextStream | None
-    ) -> None:
+    def __init__(self, prompt: list[int], limit: int, eos: Set[int], sampler: Sampler, text: TextStream | None) -> None:
         self.ids = list(prompt)
         self.past = 0
         self.limit = limit

@@ -130,9 +130,7 @@ class TextStream:
         stopped: whether a stop string was found; nothing follows it.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, context: Sequence[int] = (), stop_strings: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), stop_strings: Sequence[str] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer, context)
         self._stops = StopStrings(stop_strings)
         self._pieces: list[str] = []

@@ -110,7 +110,17 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1
             program.attention(
-                buffers.make(node), q, k, v, op.heads, op.kv_heads, op.head_dim, op.scale, op.causal, rotary, op.layer
+                buffers.make(node),
+                q,
+                k,
+                v,
+                op.heads,
+                op.kv_heads,
+                op.head_dim,
+                op.scale,
+                op.causal,
+                rotary,
+                op.layer,
             )
         case ops.Gather():
             program.gather(buffers.make(node), buffers[inputs[0]])

@@ -103,9 +103,7 @@ class Pool:
     pooling: str
 
 
-Op = (
-    Embed | Rotary | Norm | Linear | Slice | Activate | Add | Multiply | Attention | Gather | Pool
-)
+Op = Embed | Rotary | Norm | Linear | Slice | Activate | Add | Multiply | Attention | Gather | Pool
 
 
 @dataclass(eq=False)

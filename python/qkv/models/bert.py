@@ -56,7 +56,9 @@ def build(g: Graph, c: Config, w: Weights) -> Tensor:
     x = g.layer_norm(x, e["LayerNorm"], eps=c.layer_norm_eps)
 
     for layer in w.layers("encoder.layer", c.num_hidden_layers):
-        q, k, v = (g.linear(x, layer[f"attention.self.{p}"], c.hidden_size, bias=True) for p in ("query", "key", "value"))
+        q, k, v = (
+            g.linear(x, layer[f"attention.self.{p}"], c.hidden_size, bias=True) for p in ("query", "key", "value")
+        )
         a = g.attention(q, k, v, head_dim=c.hidden_size // c.num_attention_heads, causal=False)
         x = x + g.linear(a, layer["attention.output.dense"], c.hidden_size, bias=True)
         x = g.layer_norm(x, layer["attention.output.LayerNorm"], eps=c.layer_norm_eps)

@@ -41,9 +41,7 @@ class Config(BaseConfig):
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("transformer.", "")
     inner = c.n_inner or 4 * c.n_embd
-    x = g.embed(
-        w["wte"], vocab_size=c.vocab_size, hidden_size=c.n_embd, positions=(w["wpe"], c.n_positions)
-    )
+    x = g.embed(w["wte"], vocab_size=c.vocab_size, hidden_size=c.n_embd, positions=(w["wpe"], c.n_positions))
     for index, layer in enumerate(w.layers("h", c.n_layer)):
         # weights are [in, out] here: OpenAI's Conv1D
         h = g.layer_norm(x, layer["ln_1"], eps=c.layer_norm_epsilon)

@@ -85,7 +85,8 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
         h = g.rms_norm(x, layer["post_attention_layernorm"], eps=c.rms_norm_eps)
         gate = g.activate(
-            g.linear(h, layer["mlp.gate_proj"], c.intermediate_size, bias=c.mlp_bias), activation(c.hidden_act)
+            g.linear(h, layer["mlp.gate_proj"], c.intermediate_size, bias=c.mlp_bias),
+            activation(c.hidden_act),
         )
         up = g.linear(h, layer["mlp.up_proj"], c.intermediate_size, bias=c.mlp_bias)
         x = x + g.linear(gate * up, layer["mlp.down_proj"], c.hidden_size, bias=c.mlp_bias)

@@ -66,7 +66,9 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[NDArray[np.int32]]:
     if any(len(i) > limit for i in ids) and limit > special:
         short = type(model.tokenizer).from_str(model.tokenizer.to_str())
         short.enable_truncation(limit)
-        ids = [i if len(i) <= limit else np.array(short.encode(t).ids, np.int32) for i, t in zip(ids, texts, strict=True)]
+        ids = [
+            i if len(i) <= limit else np.array(short.encode(t).ids, np.int32) for i, t in zip(ids, texts, strict=True)
+        ]
     return ids
 
 
