@@ -7,8 +7,9 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 
 from qkv import ops
 from qkv.errors import CheckpointError, Error, UnsupportedArchitecture
+from qkv.loading import load
 from qkv.machine import __version__, info, set_isa
-from qkv.model import Model, load
+from qkv.model import Model
 
 __all__ = [
     "CheckpointError",

@@ -5,26 +5,15 @@ from __future__ import annotations
 import atexit
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkv import _ext, models
-from qkv.checkpoint import (
-    Checkpoint,
-    Config,
-    SentenceModules,
-    Weights,
-    load_tokenizer,
-    locate,
-    sentence_modules,
-)
+from qkv import _ext
+from qkv.checkpoint import Config, SentenceModules
 from qkv.errors import Error
-from qkv.graph import Graph, Lowered, lower
-from qkv.graph.pack import Packer
-from qkv.machine import default_threads
+from qkv.graph import Lowered
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,70 +23,6 @@ if TYPE_CHECKING:
     from qkv.generation.streamer import Streamer
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
-
-DTYPES = ("auto", "float32", "bfloat16")
-# sentence-transformers' names -> the program's
-_POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last", "max": "max"}
-
-
-def load(
-    path_or_id: str | Path,
-    *,
-    dtype: str = "auto",
-    num_threads: int | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Model:
-    """Open a Hugging Face checkpoint: a local folder as it is, or a hub id.
-
-    Args:
-        path_or_id: folder with config.json, safetensors and tokenizer.json, or "owner/name" on the hub.
-        dtype: of the weight matrices in memory, "float32" or "bfloat16"; activations are float32 either way.
-            "auto": bfloat16 for a checkpoint whose matrices are all bfloat16, float32 for any other.
-        num_threads: threads of a run; by default the physical cores that this process may use.
-        revision, token, cache_dir, local_files_only: as huggingface_hub takes them; only for a hub id.
-
-    Raises:
-        qkv.CheckpointError: the checkpoint is missing, damaged, or not what its config promises.
-        qkv.UnsupportedArchitecture: its model_type or one of its options is not implemented.
-        qkv.Error: an argument is out of range.
-    """
-    if dtype not in DTYPES:
-        raise Error(f"load: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    threads = default_threads() if num_threads is None else num_threads
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
-        raise Error(f"load: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
-    folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    with Checkpoint.open(folder) as checkpoint:
-        return _open(checkpoint, dtype, threads)
-
-
-def _open(checkpoint: Checkpoint, dtype: str, threads: int) -> Model:
-    where = str(checkpoint.path / "config.json")
-    architecture = models.architecture(checkpoint.config.get("model_type"), where)
-    config = architecture.Config.from_dict(checkpoint.config, where)
-    modules = sentence_modules(checkpoint)
-    if dtype == "auto":
-        matrices = {t.dtype for t in checkpoint.tensors.values() if len(t.shape) == 2}
-        dtype = "bfloat16" if matrices == {"bfloat16"} else "float32"
-
-    graph = Graph()
-    hidden = architecture.build(graph, config, Weights(checkpoint))
-    graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
-    packer = Packer(dtype, threads)
-    lowered = lower(graph, packer)
-    return Model(
-        config=config,
-        lowered=lowered,
-        tokenizer=load_tokenizer(checkpoint),
-        sentence_modules=modules,
-        generation_config=checkpoint.json("generation_config.json") or {},
-        dtype=dtype,
-        nbytes=packer.nbytes,
-        num_threads=threads,
-    )
 
 
 class Model:
