@@ -4,6 +4,10 @@
 // the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly.
 #pragma once
 
+#include "kernels.h"
+#include "math.h"
+#include "tile.h"
+
 namespace qkv::QKV_ISA {
 namespace {
 

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "kernels.h"
+#include "math.h"
 
 namespace qkv::QKV_ISA {
 namespace {

@@ -3,6 +3,10 @@
 // keeps the inner loop the same for every epilogue.
 #pragma once
 
+#include "elementwise.h"
+#include "kernels.h"
+#include "tile.h"
+
 namespace qkv::QKV_ISA {
 namespace {
 

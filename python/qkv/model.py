@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,8 +61,8 @@ class Model:
         self.vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
         self.hidden_size = lowered.program.width("hidden_states")
         self._cache_shape = lowered.cache
-        if self.program.profiling:
-            atexit.register(lambda: print(profile_table(self), file=sys.stderr))
+        if self.program.profiling:  # printed when the model is dropped or the process ends
+            weakref.finalize(self, _print_profile, repr(self), self.program)
 
     def __repr__(self) -> str:
         kind = type(self.config).__module__.rpartition(".")[2]
@@ -245,15 +245,15 @@ def _cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]]) -> l
     return np.split(rows, ends[:-1]) if len(sequences) else []
 
 
-def profile_table(model: Model) -> str:
-    """Time, share and rate of each step kind so far; QKV_PROFILE=1 prints it when the process ends."""
-    usage = sorted(model.program.profile().items(), key=lambda item: -item[1][1])
-    total = sum(seconds for _, (_, seconds, _, _) in usage) or 1.0
-    lines = [
-        f"{model!r}: {total:.3f} s in steps",
-        f"{'step':<10}{'calls':>9}{'ms':>11}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}",
-    ]
+def _print_profile(title: str, program: _ext.Program) -> None:
+    """Time, share and rate of each step kind over all runs, on stderr."""
+    usage = sorted(program.profile().items(), key=lambda item: -item[1][1])
+    if not usage:
+        return
+    total = sum(seconds for _, (_, seconds, _, _) in usage)
+    print(f"{title}: {total:.3f} s in steps", file=sys.stderr)
+    print(f"{'step':<10}{'calls':>9}{'ms':>11}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}", file=sys.stderr)
     for kind, (calls, seconds, flops, nbytes) in usage:
-        rates = [f"{x / seconds / 1e9:.1f}" if x and seconds else "-" for x in (flops, nbytes)]
-        lines.append(f"{kind:<10}{calls:>9}{seconds * 1e3:>11.1f}{seconds / total:>8.1%}{rates[0]:>10}{rates[1]:>8}")
-    return "\n".join(lines)
+        rates = [f"{x / seconds / 1e9:.1f}" if x else "-" for x in (flops, nbytes)]
+        row = f"{kind:<10}{calls:>9}{seconds * 1e3:>11.1f}{seconds / total:>8.1%}{rates[0]:>10}{rates[1]:>8}"
+        print(row, file=sys.stderr)
