@@ -236,13 +236,16 @@ def measure(case: Case, seconds: float) -> Pair:
     return paired(case.numpy, case.qkv, seconds)
 
 
+def setting_lines(where: dict[str, Any]) -> list[str]:
+    qkv, numpy = where["qkv"], where["numpy"]
+    return [
+        f"float32 · qkv {qkv['version']}: {qkv['isa']}, threads: {qkv['threads']}",
+        f"NumPy {numpy['version']}: {numpy['blas']} {numpy['blas_isa']}, threads: {numpy['threads']}",
+    ]
+
+
 def table(results: dict[str, Pair], where: dict[str, Any]) -> Table:
-    numpy, qkv = where["numpy"], where["qkv"]
-    t = Table(
-        title=f"qkv {qkv['version']} ({qkv['isa']}, {qkv['threads']} threads)\n"
-        f"beside NumPy {numpy['version']} ({numpy['blas']} {numpy['blas_isa']}, {numpy['threads']} threads)",
-        caption=where["cpu"],
-    )
+    t = Table(title="\n".join(setting_lines(where)), caption=where["cpu"])
     t.add_column("kernel")
     for column in ("NumPy", "qkv", "speed-up"):
         t.add_column(column, justify="right")
@@ -256,31 +259,32 @@ def picture(results: dict[str, Pair], where: dict[str, Any], path: Path) -> None
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     ordered = sorted(results.items(), key=lambda item: item[1].ratio)
-    ratios = [pair.ratio for _, pair in ordered]
-    layer = [name.startswith("BERT") for name, _ in ordered]
-    figure, axes = plt.subplots(figsize=(9, 0.32 * len(ordered) + 1.3))
-    bars = axes.barh(
-        [name for name, _ in ordered],
-        ratios,
-        color=["#d97706" if x else "#2563eb" for x in layer],
-        height=0.7,
-    )
-    axes.bar_label(bars, [f"{r:.1f}×" for r in ratios], padding=4, fontsize=9)
-    axes.axvline(1, color="#6b7280", linewidth=1, linestyle=":")
-    axes.set_xlim(0, max(ratios) * 1.1)
-    axes.set_xticks([])
-    axes.tick_params(axis="y", length=0, labelsize=9)
+    names, ratios = [name for name, _ in ordered], [pair.ratio for _, pair in ordered]
+    figure, axes = plt.subplots(figsize=(9, 0.3 * len(ordered) + 1.4))
+    # bars start at equal speed, and as far again means as many times again
+    axes.set_xscale("log", base=2)
+    colours = ["#d97706" if name.startswith("BERT") else "#2563eb" for name in names]
+    bars = axes.barh(names, [r - 1 for r in ratios], left=1, color=colours, height=0.7)
+    for bar, ratio in zip(bars, ratios, strict=True):
+        middle = bar.get_y() + bar.get_height() / 2
+        axes.annotate(
+            f"{ratio:.1f}×", (max(ratio, 1), middle), (5, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.axvline(1, color="#6b7280", linewidth=1)
+    axes.set_xlim(min(0.9, *ratios) * 0.95, max(ratios) * 1.25)
+    axes.set_ylim(-0.7, len(ordered) - 0.3)
+    ticks = [2**i for i in range(int(np.log2(max(ratios))) + 1)]
+    axes.set_xticks(ticks, [f"{tick}×" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="both", length=0, labelsize=9)
     axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
-    axes.set_title("Speed-up over NumPy (dotted line: equal speed)", fontsize=12, loc="left", pad=8)
-    qkv, numpy = where["qkv"], where["numpy"]
-    axes.set_xlabel(
-        f"float32 · qkv: {qkv['isa']}, {qkv['threads']} threads · NumPy {numpy['version']}: {numpy['blas']} "
-        f"{numpy['blas_isa']}, {numpy['threads']} threads\n{where['cpu']}",
-        fontsize=8,
-        color="#6b7280",
-    )
+    axes.set_title("Times as fast as NumPy", fontsize=12, loc="left", pad=8)
+    axes.set_xlabel("\n".join([*setting_lines(where), where["cpu"]]), fontsize=8, color="#6b7280")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -45,18 +45,18 @@ struct OnlineSoftmax {
   float l = 0;
 };
 
-// One row of scores [kPageTokens], of which `keys` count, becomes weights exp(score - m), zeros behind; returns the
-// factor by which what was summed before has to shrink.
-inline float absorb(OnlineSoftmax& state, float* scores, int64_t keys) {
-  for (int64_t i = keys; i < kPageTokens; ++i) scores[i] = -__builtin_inff();
+// One row of scores [end], of which `keys` count, becomes weights exp(score - m), zeros behind; returns the factor by
+// which what was summed before has to shrink. `end` is a multiple of kLanes.
+inline float absorb(OnlineSoftmax& state, float* scores, int64_t keys, int64_t end) {
+  for (int64_t i = keys; i < end; ++i) scores[i] = -__builtin_inff();
   F32 top = F32::load(scores);
-  for (int64_t i = kLanes; i < kPageTokens; i += kLanes) top = max(top, F32::load(scores + i));
+  for (int64_t i = kLanes; i < end; i += kLanes) top = max(top, F32::load(scores + i));
   const float block = reduce_max(top);
   const float m = state.m < block ? block : state.m;
   // nothing but masked keys so far: any finite maximum makes the weights 0 instead of NaN
   const F32 base = F32::set(m == -__builtin_inff() ? 0.0f : m);
   F32 sum = F32::set(0);
-  for (int64_t i = 0; i < kPageTokens; i += kLanes) {
+  for (int64_t i = 0; i < end; i += kLanes) {
     const F32 weight = exp(F32::load(scores + i) - base);
     weight.store(scores + i);
     sum = sum + weight;
@@ -88,11 +88,14 @@ inline void attend_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
   for (int64_t first = 0; first < keys; first += kPageTokens) {
     const float* page = args.pages[first / kPageTokens];
     const int64_t count = keys - first < kPageTokens ? keys - first : kPageTokens;
-    for (int64_t i = 0; i < rows * kPageTokens; ++i) scores[i] = 0;
-    multiply(rows, (count + kLanes - 1) / kLanes, q, stride, page, kPageTokens, dim, scores, kPageTokens);
+    const int64_t end = (count + kLanes - 1) / kLanes * kLanes;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < end; ++i) scores[r * kPageTokens + i] = 0;
+    multiply(rows, end / kLanes, q, stride, page, kPageTokens, dim, scores, kPageTokens);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = visible[r] - first;
-      const float factor = absorb(state[r], scores + r * kPageTokens, seen < 0 ? 0 : seen < count ? seen : count);
+      const float factor = absorb(state[r], scores + r * kPageTokens, seen < 0 ? 0 : seen < count ? seen : count, end);
+      if (factor == 1) continue;  // the maximum stayed
       for (int64_t i = 0; i < stride; i += kLanes)
         (F32::load(sums + r * stride + i) * F32::set(factor)).store(sums + r * stride + i);
     }
