@@ -85,7 +85,7 @@ py::array_t<float> rope_rows(const FloatArray& x, const FloatArray& rotary, int 
   py::array_t<float> y = like(x);
   float* out = y.mutable_data();
   const py::gil_scoped_release release;
-  rope(x.data(), rotary.data(), out, x.shape(0), x.shape(1), x.shape(2), rotary.shape(1), threads);
+  rope(chosen_kernels(), x.data(), rotary.data(), out, x.shape(0), x.shape(1), x.shape(2), rotary.shape(1), threads);
   return y;
 }
 

@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "cpu/error.h"
+#include "cpu/ops.h"
 
 namespace qkv {
 namespace {
@@ -16,17 +17,6 @@ template <class T>
 std::vector<T> vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& a, const char* what) {
   require(a.ndim() == 1, "batch: ", what, " must have one dimension");
   return std::vector<T>(a.data(), a.data() + a.size());
-}
-
-Function activation_of(const std::string& name) {
-  static const std::map<std::string, Function> known = {{"identity", Function::identity},
-                                                        {"relu", Function::relu},
-                                                        {"gelu", Function::gelu},
-                                                        {"gelu_tanh", Function::gelu_tanh},
-                                                        {"silu", Function::silu}};
-  const auto found = known.find(name);
-  require(found != known.end(), "no activation '", name, "'");
-  return found->second;
 }
 
 Rows rows_of(const std::string& name) {
@@ -118,7 +108,7 @@ void register_program(py::module_& m) {
       .def(
           "linear",
           [](Program& p, int out, int x, std::shared_ptr<Weight> weight, const std::string& activation, int residual) {
-            p.add(LinearStep{out, x, residual, std::move(weight), activation_of(activation)});
+            p.add(LinearStep{out, x, residual, std::move(weight), function_of(activation)});
           },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
       .def(

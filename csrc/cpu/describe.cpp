@@ -2,17 +2,11 @@
 #include <array>
 #include <sstream>
 
-#include "error.h"
+#include "ops.h"
 #include "program.h"
 
 namespace qkv {
 namespace {
-
-const char* name_of(Function f) {
-  static constexpr std::array names = {"identity", "relu", "gelu", "gelu_tanh", "silu",
-                                       "sigmoid",  "tanh", "erf",  "exp"};
-  return names[static_cast<size_t>(f)];
-}
 
 struct Describe {
   std::ostringstream& text;
@@ -58,8 +52,9 @@ struct Describe {
     view(s.k);
     text << ", v ";
     view(s.v);
-    text << ", " << s.heads << (s.heads == s.kv_heads ? "" : "/" + std::to_string(s.kv_heads)) << " heads of "
-         << s.head_dim << (s.causal ? ", causal" : "");
+    text << ", " << s.heads;
+    if (s.heads != s.kv_heads) text << "/" << s.kv_heads;
+    text << " heads of " << s.head_dim << (s.causal ? ", causal" : "");
     if (s.rotary >= 0) text << ", rotated by %" << s.rotary;
     text << ")";
   }

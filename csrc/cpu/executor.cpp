@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "ops.h"
 #include "threads.h"
 
 namespace qkv {
@@ -33,7 +34,7 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
 Work Run::operator()(const EmbedStep& step) {
   const int64_t n = width(step.out);
   const double values = static_cast<double>(batch_.tokens() * n);
-  parallel_for(batch_.tokens(), threads_for(values), [&](int64_t token, int) {
+  parallel_for(batch_.tokens(), threads_for(values, threads_), [&](int64_t token, int) {
     const auto i = static_cast<size_t>(token);
     float* row = at(step.out) + token * n;
     std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
@@ -47,7 +48,7 @@ Work Run::operator()(const EmbedStep& step) {
 
 Work Run::operator()(const RotaryStep& step) {
   const auto half = static_cast<int64_t>(step.inverse_frequencies.size());
-  parallel_for(batch_.tokens(), threads_for(100.0 * static_cast<double>(batch_.tokens() * half)),
+  parallel_for(batch_.tokens(), threads_for(100.0 * static_cast<double>(batch_.tokens() * half), threads_),
                [&](int64_t token, int) {
                  const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(token)]);
                  float* cosine = at(step.out) + token * 2 * half;
@@ -61,8 +62,7 @@ Work Run::operator()(const RotaryStep& step) {
 }
 
 Work Run::operator()(const NormStep& step) {
-  constexpr int64_t kRows = 8;
-  const int64_t total = rows(step.x), n = width(step.x);
+  const int64_t n = width(step.x);
   const NormArgs args = {.x = at(step.x),
                          .x_stride = n,
                          .weight = step.weight.data(),
@@ -72,51 +72,18 @@ Work Run::operator()(const NormStep& step) {
                          .centred = step.centred,
                          .y = at(step.out),
                          .y_stride = n};
-  const double values = static_cast<double>(total * n);
-  parallel_for((total + kRows - 1) / kRows, threads_for(4 * values),
-               [&](int64_t task, int) { kernels_.norm(args, task * kRows, std::min(kRows, total - task * kRows)); });
+  norm(kernels_, args, rows(step.x), threads_);
+  const double values = static_cast<double>(rows(step.x) * n);
   return {.flops = 8 * values, .bytes = 8 * values};
 }
 
 Work Run::operator()(const LinearStep& step) {
   const Weight& w = *step.weight;
-  const int64_t m = rows(step.x), k = w.in();
-  const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * k);
-  const int threads = threads_for(flops);
-
-  LinearArgs args = {.x = at(step.x),
-                     .x_stride = k,
-                     .w = w.data(),
-                     .k = k,
-                     .n = w.half_out(),
-                     .bias = w.bias(),
-                     .activation = step.activation,
-                     .gated = w.gated(),
-                     .residual = step.residual < 0 ? nullptr : at(step.residual),
-                     .residual_stride = w.half_out(),
-                     .y = at(step.out),
-                     .y_stride = w.half_out()};
-  if (w.dtype() == DType::bfloat16 && kernels_.bf16_activations) {
-    const int64_t padded = k + k % 2;
-    workspace_.activations.reserve(static_cast<size_t>(m * padded) * 2);
-    auto* halves = static_cast<uint16_t*>(workspace_.activations.data());
-    parallel_for(m, threads_for(static_cast<double>(m * k)), [&](int64_t row, int) {
-      kernels_.to_bfloat16(at(step.x) + row * k, halves + row * padded, k, padded);
-    });
-    args.x = halves;
-    args.x_stride = padded;
-  }
-
-  // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
-  // memory once; blocks of few rows would read it from the L2 cache too often.
-  constexpr int64_t kRows = 16 * kTileRows;
-  const int64_t blocks = std::max<int64_t>(1, m / kRows);
-  const auto kernel = w.dtype() == DType::float32 ? kernels_.linear_float32 : kernels_.linear_bfloat16;
-  parallel_for(blocks * w.panels(), threads, [&](int64_t task, int) {
-    const int64_t block = task % blocks, first = block * m / blocks, end = (block + 1) * m / blocks;
-    kernel(args, first, end - first, task / blocks);
-  });
-  return {.flops = flops, .bytes = static_cast<double>(w.nbytes() + m * (k + w.half_out()) * 4)};
+  const int64_t m = rows(step.x);
+  const float* residual = step.residual < 0 ? nullptr : at(step.residual);
+  linear(w, at(step.x), m, step.activation, residual, at(step.out), threads_, workspace_.activations);
+  return {.flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * w.in()),
+          .bytes = static_cast<double>(w.nbytes() + m * (w.in() + w.half_out()) * 4)};
 }
 
 Work Run::operator()(const GatherStep& step) {
@@ -130,7 +97,7 @@ Work Run::operator()(const GatherStep& step) {
 Work Run::operator()(const PoolStep& step) {
   const int64_t n = width(step.x);
   const double values = static_cast<double>(batch_.tokens() * n);
-  parallel_for(batch_.sequences(), threads_for(values), [&](int64_t s, int) {
+  parallel_for(batch_.sequences(), threads_for(values, threads_), [&](int64_t s, int) {
     const float* x = at(step.x) + begin(s) * n;
     const int64_t tokens = length(s);
     float* y = at(step.out) + s * n;

@@ -27,8 +27,6 @@ class Run {
   int64_t rows(int buffer) const { return batch_.rows(program_.buffers()[static_cast<size_t>(buffer)].rows); }
   int64_t begin(int64_t sequence) const { return batch_.cu_seqlens[static_cast<size_t>(sequence)]; }
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
-  // Work smaller than what waking a thread costs stays on one.
-  int threads_for(double operations) const { return operations < 1e5 ? 1 : threads_; }
 
   AttentionArgs head_args(const AttentionStep& step, int64_t sequence, int64_t kv_head) const;
   void store_head(const AttentionStep& step, int64_t sequence, int64_t kv_head, float* const* pages) const;

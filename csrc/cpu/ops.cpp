@@ -10,20 +10,20 @@
 namespace qkv {
 namespace {
 
-// Waking a thread and waiting for it costs some microseconds: less work than ten times that stays on one.
-int threads_for(double operations, int threads) { return operations < 1e6 ? 1 : threads; }
-
 int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+constexpr std::array kFunctionNames = {"identity", "relu", "gelu", "gelu_tanh", "silu",
+                                       "sigmoid",  "tanh", "erf",  "exp"};
 
 }  // namespace
 
 Function function_of(const std::string& name) {
-  static constexpr std::array names = {"identity", "relu", "gelu", "gelu_tanh", "silu",
-                                       "sigmoid",  "tanh", "erf",  "exp"};
-  const auto found = std::find(names.begin(), names.end(), name);
-  require(found != names.end(), "no function '", name, "'");
-  return static_cast<Function>(found - names.begin());
+  const auto found = std::find(kFunctionNames.begin(), kFunctionNames.end(), name);
+  require(found != kFunctionNames.end(), "no function '", name, "'");
+  return static_cast<Function>(found - kFunctionNames.begin());
 }
+
+const char* name_of(Function function) { return kFunctionNames[static_cast<size_t>(function)]; }
 
 void map(const Kernels& kernels, Function function, const float* x, float* y, int64_t n, int threads) {
   constexpr int64_t kBlock = 4096;
@@ -87,19 +87,12 @@ void linear(const Weight& w, const float* x, int64_t rows, Function activation, 
   });
 }
 
-void rope(const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens, int64_t head_dim,
-          int64_t rotary_dim, int threads) {
-  const int64_t half = rotary_dim / 2;
+void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
+          int64_t head_dim, int64_t rotary_dim, int threads) {
   const double values = static_cast<double>(sequences * tokens * head_dim);
   parallel_for(sequences * tokens, threads_for(4 * values, threads), [&](int64_t row, int) {
-    const float *from = x + row * head_dim, *cosine = rotary + row % tokens * rotary_dim, *sine = cosine + half;
-    float* to = y + row * head_dim;
-    for (int64_t i = 0; i < half; ++i) {
-      const float a = from[i], b = from[i + half];
-      to[i] = a * cosine[i] - b * sine[i];
-      to[i + half] = b * cosine[i] + a * sine[i];
-    }
-    for (int64_t i = 2 * half; i < head_dim; ++i) to[i] = from[i];
+    kernels.rotate(x + row * head_dim, rotary + row % tokens * rotary_dim, rotary_dim, head_dim, 1.0f,
+                   y + row * head_dim);
   });
 }
 

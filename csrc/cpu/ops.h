@@ -1,4 +1,5 @@
-// Kernels over whole arrays: work is cut into tasks for threads. No result depends on how it was cut.
+// Kernels over whole arrays, for program steps and for qkv.ops: work is cut into tasks for threads. No result depends
+// on how it was cut.
 #pragma once
 
 #include <string>
@@ -10,6 +11,7 @@ namespace qkv {
 
 // "identity", "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "erf", "exp"; throws Error for other names.
 Function function_of(const std::string& name);
+const char* name_of(Function function);
 
 void map(const Kernels& kernels, Function function, const float* x, float* y, int64_t n, int threads);
 // Softmax of each row.
@@ -22,8 +24,8 @@ void linear(const Weight& w, const float* x, int64_t rows, Function activation, 
             int threads, Memory& halves);
 
 // x, y: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines.
-void rope(const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens, int64_t head_dim,
-          int64_t rotary_dim, int threads);
+void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
+          int64_t head_dim, int64_t rotary_dim, int threads);
 
 struct AttentionArrays {
   const float* q;       // [batch, tokens, heads, head_dim]

@@ -116,7 +116,7 @@ Work Run::operator()(const AttentionStep& step) {
   }
   const auto dim = static_cast<double>(step.head_dim);
   const double flops = 4 * pairs * dim * static_cast<double>(step.heads);
-  const int threads = threads_for(flops + 4 * static_cast<double>(batch_.tokens()) * dim);
+  const int threads = threads_for(flops, threads_);
   if (batch_.cache) attend_cached(step, threads);
   else attend_uncached(step, threads);
   const double bytes = 8 * keys * dim * static_cast<double>(step.kv_heads) +

@@ -11,6 +11,9 @@ namespace qkv {
 void run_tasks(int64_t tasks, int threads, void (*body)(const void* context, int64_t task, int thread),
                const void* context);
 
+// Waking a thread and waiting for it costs some microseconds: less work than about ten of them stays on one thread.
+inline int threads_for(double operations, int threads) { return operations < 1e6 ? 1 : threads; }
+
 template <class Body>
 void parallel_for(int64_t tasks, int threads, const Body& body) {
   run_tasks(

@@ -12,7 +12,7 @@ namespace qkv::QKV_ISA {
 namespace {
 
 // Rotary position embedding (Su et al. 2021), half-split layout: pairs (i, i + rotary_dim / 2). y = scale * rope(x).
-inline void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y) {
+void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y) {
   const int64_t half = rotary ? rotary_dim / 2 : 0;
   const float *cosine = rotary, *sine = rotary + half;
   for (int64_t i = 0; i < half; ++i) {

@@ -79,6 +79,8 @@ struct Kernels {
   void (*to_bfloat16)(const float* x, uint16_t* y, int64_t n, int64_t padded);
   void (*norm)(const NormArgs&, int64_t row, int64_t rows);
   void (*attend)(const AttentionArgs&, int64_t row, int64_t rows);
+  // y = scale * x, with the first rotary_dim values turned (none when rotary is null)
+  void (*rotate)(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y);
   // rotates (when rotary) and writes one token's key and value into slot of a page
   void (*store_key_value)(const float* key, const float* value, const float* rotary, int64_t rotary_dim,
                           int64_t head_dim, float* page, int64_t slot);

@@ -29,6 +29,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .to_bfloat16 = to_bfloat16<F32>,
     .norm = norm,
     .attend = attend,
+    .rotate = rotate,
     .store_key_value = store_key_value,
     .softmax = softmax,
     .map = apply,
