@@ -134,16 +134,19 @@ void Program::run(const std::string& output_name, const Batch& batch, float* out
 
   const Output& end = outputs_.at(output_name);
   // Only the last step may write into the caller's array: earlier ones may use the same buffer for other things.
-  Run run(*this, end.steps - 1, batch, *workspace, std::max(1, threads));
-  for (size_t i = 0; i < end.steps; ++i) {
-    if (i + 1 == end.steps) run.bind(end.buffer, out);
-    const auto start = std::chrono::steady_clock::now();
-    const Work work = std::visit(run, steps_[i]);
-    if (profile_.enabled()) {
-      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-      profile_.add(kind_of(steps_[i]), time.count(), work);
+  threads = std::max(1, threads);
+  Run run(*this, end.steps - 1, batch, *workspace, threads);
+  with_team(threads, [&] {
+    for (size_t i = 0; i < end.steps; ++i) {
+      if (i + 1 == end.steps) run.bind(end.buffer, out);
+      const auto start = std::chrono::steady_clock::now();
+      const Work work = std::visit(run, steps_[i]);
+      if (profile_.enabled()) {
+        const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+        profile_.add(kind_of(steps_[i]), time.count(), work);
+      }
     }
-  }
+  });
   const std::lock_guard lock(mutex_);
   idle_.push_back(std::move(workspace));
 }

@@ -1,18 +1,28 @@
-// The one place that knows OpenMP. Work is cut into tasks; threads take the next task when they are free.
+// The one place that knows OpenMP. Work is cut into tasks; whoever is free takes the next one, and nobody waits for a
+// thread that has taken none: on a shared machine a worker may get its core milliseconds late.
 #pragma once
 
 #include <cstdint>
 
 namespace qkv {
 
-// Calls body(context, task, thread) for every task in 0 ... tasks - 1; thread is in 0 ... threads - 1 and no two
-// calls with the same thread run at once. Returns when all are done. After a fork() the child runs everything on
-// the calling thread: OpenMP's own threads do not survive a fork.
+// Runs body(context) on the calling thread while threads - 1 others wait for what it hands to parallel_for. One team
+// serves all steps of a run. After a fork() the child has no team: OpenMP's threads do not survive a fork.
+void run_with_team(int threads, void (*body)(const void* context), const void* context);
+
+// Calls body(context, task, thread) for every task in 0 ... tasks - 1; thread is in 0 ... threads - 1, and no two calls
+// with the same thread run at once. Returns when all are done. Outside a team it makes one for the occasion; in a team
+// `threads` is 1 or the team's own number.
 void run_tasks(int64_t tasks, int threads, void (*body)(const void* context, int64_t task, int thread),
                const void* context);
 
 // Waking a thread and waiting for it costs some microseconds: less work than about ten of them stays on one thread.
 inline int threads_for(double operations, int threads) { return operations < 1e6 ? 1 : threads; }
+
+template <class Body>
+void with_team(int threads, const Body& body) {
+  run_with_team(threads, [](const void* context) { (*static_cast<const Body*>(context))(); }, &body);
+}
 
 template <class Body>
 void parallel_for(int64_t tasks, int threads, const Body& body) {
