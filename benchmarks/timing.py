@@ -18,17 +18,23 @@ class Pair:
     rounds: int
 
 
-def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.0, least_rounds: int = 7) -> Pair:
+# Threads of OpenBLAS and of OpenMP runtimes stay awake after their work and take a core from whoever comes next; it
+# took Linux up to a third of a second to spread the next library's threads again. So a turn begins with work that is
+# not timed.
+SETTLE_SECONDS = 0.35
+TURN_SECONDS = 0.15
+
+
+def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.0, least_rounds: int = 5) -> Pair:
     """Times `a` and `b` in turns for about `seconds` in all, so that both meet the same disturbances.
 
-    A round times one batch of each side; batches are long enough (2 ms) for the clock. `ratio` is the median
-    of the rounds' own ratios a / b, as a slow phase of the machine hits both sides of a round.
+    A turn lasts half a second, or one call that is not timed and one that is. `ratio` is the median of the rounds'
+    own ratios a / b, as a slow phase of the machine hits both sides of a round.
     """
-    calls_a, calls_b = _calls(a), _calls(b)
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < least_rounds:
-        times.append((_time(a, calls_a), _time(b, calls_b)))
+        times.append((_turn(a), _turn(b)))
     return Pair(
         a=statistics.median(first for first, _ in times),
         b=statistics.median(second for _, second in times),
@@ -37,14 +43,19 @@ def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.
     )
 
 
-def _calls(f: Callable[[], object], batch_seconds: float = 2e-3) -> int:
-    """Calls that make a batch; also warms up."""
-    f()
-    return max(1, round(batch_seconds / _time(f, 3)))
+def _turn(f: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    _repeat(f, SETTLE_SECONDS)
+    return _repeat(f, TURN_SECONDS)
 
 
-def _time(f: Callable[[], object], calls: int) -> float:
+def _repeat(f: Callable[[], object], seconds: float) -> float:
+    """Calls f for at least that long; seconds of one call."""
     start = time.perf_counter()
-    for _ in range(calls):
+    calls = 0
+    while True:
         f()
-    return (time.perf_counter() - start) / calls
+        calls += 1
+        passed = time.perf_counter() - start
+        if passed >= seconds:
+            return passed / calls

@@ -17,6 +17,8 @@ Source source_of(const py::array& a, const char* what) {
   else
     throw Error(std::string(what) + ": expected float32, float16 or uint16 (bfloat16 bits), got " +
                 py::str(a.dtype()).cast<std::string>());
+  for (int i = 0; i < a.ndim(); ++i)
+    require(a.strides(i) % a.itemsize() == 0, what, ": strides must be whole elements");
   const int columns = static_cast<int>(a.ndim()) - 1;
   source.rows = a.ndim() == 2 ? a.shape(0) : 1;
   source.columns = a.shape(columns);

@@ -32,15 +32,18 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
 }
 
 Work Run::operator()(const EmbedStep& step) {
-  const int64_t n = width(step.out);
-  const double values = static_cast<double>(batch_.tokens() * n);
-  parallel_for(batch_.tokens(), threads_for(values, threads_), [&](int64_t token, int) {
-    const auto i = static_cast<size_t>(token);
-    float* row = at(step.out) + token * n;
-    std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
-    step.tokens->add_row(batch_.token_ids[i], row);
-    if (step.positions) step.positions->add_row(workspace_.positions[i] + step.position_offset, row);
-    if (step.types) step.types->add_row(batch_.type_ids.empty() ? 0 : batch_.type_ids[i], row);
+  constexpr int64_t kTokens = 16;
+  const int64_t n = width(step.out), tokens = batch_.tokens();
+  const double values = static_cast<double>(tokens * n);
+  parallel_for((tokens + kTokens - 1) / kTokens, threads_for(values, threads_), [&](int64_t task, int) {
+    for (int64_t token = task * kTokens; token < std::min(tokens, (task + 1) * kTokens); ++token) {
+      const auto i = static_cast<size_t>(token);
+      float* row = at(step.out) + token * n;
+      std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
+      step.tokens->add_row(batch_.token_ids[i], row);
+      if (step.positions) step.positions->add_row(workspace_.positions[i] + step.position_offset, row);
+      if (step.types) step.types->add_row(batch_.type_ids.empty() ? 0 : batch_.type_ids[i], row);
+    }
   });
   const int tables = 1 + (step.positions != nullptr) + (step.types != nullptr);
   return {.bytes = values * 4 * (tables + 1)};

@@ -69,8 +69,11 @@ void linear(const Weight& w, const float* x, int64_t rows, Function activation, 
     const int64_t padded = k + k % 2;
     halves.reserve(static_cast<size_t>(rows * padded) * sizeof(uint16_t));
     auto* to = static_cast<uint16_t*>(halves.data());
-    parallel_for(rows, threads_for(static_cast<double>(rows * k), threads),
-                 [&](int64_t row, int) { kernels.to_bfloat16(x + row * k, to + row * padded, k, padded); });
+    constexpr int64_t kRows = 16;
+    parallel_for(blocks_of(rows, kRows), threads_for(static_cast<double>(rows * k), threads), [&](int64_t task, int) {
+      for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
+        kernels.to_bfloat16(x + r * k, to + r * padded, k, padded);
+    });
     args.x = to;
     args.x_stride = padded;
   }
@@ -89,10 +92,12 @@ void linear(const Weight& w, const float* x, int64_t rows, Function activation, 
 
 void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
           int64_t head_dim, int64_t rotary_dim, int threads) {
-  const double values = static_cast<double>(sequences * tokens * head_dim);
-  parallel_for(sequences * tokens, threads_for(4 * values, threads), [&](int64_t row, int) {
-    kernels.rotate(x + row * head_dim, rotary + row % tokens * rotary_dim, rotary_dim, head_dim, 1.0f,
-                   y + row * head_dim);
+  constexpr int64_t kRows = 64;
+  const int64_t rows = sequences * tokens;
+  const double operations = 4.0 * static_cast<double>(rows * head_dim);
+  parallel_for(blocks_of(rows, kRows), threads_for(operations, threads), [&](int64_t task, int) {
+    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
+      kernels.rotate(x + r * head_dim, rotary + r % tokens * rotary_dim, rotary_dim, head_dim, 1.0f, y + r * head_dim);
   });
 }
 

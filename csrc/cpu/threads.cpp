@@ -33,6 +33,28 @@ class Wait {
   int rounds_ = 0;
 };
 
+// A worker that wakes up on the caller's core goes elsewhere. Linux was seen to leave both on one core for seconds
+// while the other idled, once threads of another library had been awake there: slower than a single thread.
+void leave_core([[maybe_unused]] int core) {
+#ifdef __linux__
+  if (sched_getcpu() != core) return;
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(static_cast<size_t>(core), &others);
+  sched_setaffinity(0, sizeof others, &others);    // moves at once,
+  sched_setaffinity(0, sizeof allowed, &allowed);  // and stays free to move
+#endif
+}
+
+int current_core() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
 struct Job {
   int64_t tasks;
   void (*body)(const void*, int64_t, int);
@@ -55,6 +77,7 @@ class Team {
 
   // What the other threads do until the team is dismissed.
   void serve(int thread) {
+    leave_core(callers_core_);
     for (Wait wait; !over_.load(std::memory_order_acquire);) {
       if (work(thread)) wait = Wait();
       else wait();
@@ -75,6 +98,7 @@ class Team {
     return true;
   }
 
+  const int callers_core_ = current_core();
   Job job_{};
   alignas(kAlignment) std::atomic<uint64_t> ticket_{0};
   alignas(kAlignment) std::atomic<int64_t> done_{0};

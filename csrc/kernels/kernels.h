@@ -64,9 +64,12 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch(head_dim) floats
 };
 
-inline int64_t value_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-inline int64_t page_floats(int64_t head_dim) { return kPageTokens * (head_dim + value_stride(head_dim)); }
-inline int64_t attention_scratch(int64_t head_dim) { return kTileRows * (2 * value_stride(head_dim) + kPageTokens); }
+// static: a unit built for AVX-512 must not lend its copy to the others
+static inline int64_t value_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+static inline int64_t page_floats(int64_t head_dim) { return kPageTokens * (head_dim + value_stride(head_dim)); }
+static inline int64_t attention_scratch(int64_t head_dim) {
+  return kTileRows * (2 * value_stride(head_dim) + kPageTokens);
+}
 
 struct Kernels {
   const char* isa;

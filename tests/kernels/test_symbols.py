@@ -1,8 +1,9 @@
 """No code built for one instruction set may run on a machine without it.
 
-The danger is a function that several units compile, such as a std:: template: the linker keeps one copy,
-possibly AVX-512's, for everyone. In the finished module, every VEX or EVEX instruction (these, and hardly any
-others, have names that start with v) must therefore lie in a function of an AVX namespace.
+The danger is a function that several units compile, such as a std:: template: the linker keeps one copy, possibly
+AVX-512's, for everyone. The finished module is disassembled to show that kernels share no function with anything,
+and that every VEX or EVEX instruction (these, and hardly any others, have names that start with v) lies in a
+function of an AVX namespace.
 """
 
 import platform
@@ -21,62 +22,67 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump (binutils)"),
 ]
 
+ISAS = {"portable", "avx2", "avx512", "avx512_bf16"}
 NOT_VECTOR = {"verr", "verw", "vmcall", "vmlaunch", "vmresume"}
-OWN_NAMESPACE = re.compile(r"^(?:\S+ )?qkv::(portable|avx2|avx512|avx512_bf16)::\(anonymous namespace\)::")
+OWN_NAMESPACE = re.compile(r"^(?:[\w:]+ )?qkv::(\w+)::\(anonymous namespace\)::")
+# what a compiler puts in by itself: copies of memory, and the checks of a sanitizer build
+FROM_THE_COMPILER = re.compile(r"^(mem(set|cpy|move)|__(asan|ubsan)_\w+|__stack_chk_fail)@plt$")
+
+
+def unit(function: str) -> str | None:
+    """The instruction set that a function was built for; None for what is built for any machine."""
+    match = OWN_NAMESPACE.match(function)
+    return match[1] if match and match[1] in ISAS else None
 
 
 @pytest.fixture(scope="module")
-def mnemonics() -> dict[str, set[str]]:
-    """For each function of the module, the instructions that start with v, with their operands."""
+def code() -> dict[str, list[tuple[str, str]]]:
+    """For each function of the module, its instructions: (mnemonic, operands)."""
     module = Path(str(_ext.__file__))
-    listing = subprocess.run(
-        ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", module],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    found: dict[str, set[str]] = defaultdict(set)
+    command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", module]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     function = ""
     for line in listing.splitlines():
         if start := re.match(r"[0-9a-f]+ <(.*)>:$", line):
             function = start[1]
-        elif (code := re.match(r"\s+[0-9a-f]+:\s+((v\w+).*)", line)) and code[2] not in NOT_VECTOR:
-            found[function].add(code[1])
+        elif instruction := re.match(r"\s+[0-9a-f]+:\s+(\S+)\s*(.*)", line):
+            found[function].append((instruction[1], instruction[2]))
     return found
 
 
-def namespace(function: str) -> str | None:
-    match = OWN_NAMESPACE.match(function)
-    return match and match[1]
-
-
-def test_each_instruction_set_has_its_own_functions(mnemonics):
-    """Also that this file looks at something: a stripped module has no function names."""
-    used = defaultdict(str)
-    for function, codes in mnemonics.items():
-        used[namespace(function) or ""] += "".join(codes)
-    assert "ymm" in used["avx2"]
+def test_each_instruction_set_has_its_own_functions(code):
+    """Also shows that this file looks at something: a stripped module has no names of local functions."""
+    used = defaultdict(set)
+    for function, instructions in code.items():
+        for mnemonic, operands in instructions:
+            used[unit(function)] |= {mnemonic, *re.findall(r"%([xyz]mm)", operands)}
+    assert used.keys() == ISAS | {None}
+    assert {"ymm", "vfmadd231ps"} <= used["avx2"]
     assert "zmm" not in used["avx2"]
     assert "zmm" in used["avx512"]
     assert "vdpbf16ps" not in used["avx512"]
     assert "vdpbf16ps" in used["avx512_bf16"]
 
 
-def test_nothing_else_needs_avx(mnemonics):
-    leaks = {function for function in mnemonics if namespace(function) in (None, "portable")}
+def test_nothing_else_needs_avx(code):
+    leaks = {
+        function
+        for function, instructions in code.items()
+        if unit(function) in (None, "portable")
+        and any(mnemonic.startswith("v") and mnemonic not in NOT_VECTOR for mnemonic, _ in instructions)
+    }
     assert not leaks
 
 
-def test_kernels_do_not_keep_weak_functions():
-    """Weak symbols (W, V, u) are what a linker merges; those of the module must come from baseline units."""
-    nm = shutil.which("nm")
-    if nm is None:
-        pytest.skip("needs nm (binutils)")
-    module = Path(str(_ext.__file__))
-    lines = subprocess.run([nm, "-C", module], capture_output=True, text=True, check=True).stdout.splitlines()
-    symbols = [line.split(maxsplit=2) for line in lines if not line.startswith(" ")]
-    kernels = {(kind, name) for _, kind, name in symbols if OWN_NAMESPACE.match(name)}
-    assert kernels
-    assert {kind for kind, _ in kernels} <= set("trbd")
-    tables = {name for _, _, name in symbols if name.startswith("qkv::kernels_")}
-    assert tables == {f"qkv::kernels_{isa}" for isa in ("portable", "avx2", "avx512", "avx512_bf16")}
+def test_kernels_call_only_functions_of_their_own(code):
+    """A function that two units share would be called from both, whichever copy the linker kept."""
+    shared = set()
+    for function, instructions in code.items():
+        for mnemonic, operands in instructions:
+            target = re.match(r"[0-9a-f]+ <(.*?)(\+0x[0-9a-f]+)?>$", operands)
+            if unit(function) is None or target is None or not mnemonic.startswith(("call", "j")):
+                continue
+            if unit(target[1]) != unit(function) and not FROM_THE_COMPILER.match(target[1]):
+                shared.add((function, target[1]))
+    assert not shared
