@@ -37,6 +37,7 @@ sanitize: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks.numpy_kernels
+	$(BIN)/python -m benchmarks.beside_torch
 
 clean:
 	rm -rf .venv build dist
