@@ -84,7 +84,8 @@ inline void attend_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
     visible[r] = args.causal ? args.past + token + 1 : args.keys;
   }
 
-  const int64_t keys = visible[rows - 1];  // the last row sees the most
+  const int64_t last = (row + rows - 1) / args.group;  // the last row's token sees the most keys
+  const int64_t keys = args.causal ? args.past + last + 1 : args.keys;
   for (int64_t first = 0; first < keys; first += kPageTokens) {
     const float* page = args.pages[first / kPageTokens];
     const int64_t count = keys - first < kPageTokens ? keys - first : kPageTokens;

@@ -91,6 +91,7 @@ def test_without_modules_mean_is_taken(minilm, tmp_path, texts) -> None:
 def test_shapes_and_bad_arguments(minilm, tiny_bert) -> None:
     model = qkv.load(minilm)
     assert model.encode("one").shape == (384,)
+    assert model.tokenizer.truncation is None  # encode() cuts long texts with a tokenizer of its own
     assert model.encode([]).shape == (0, 384)
     with pytest.raises(qkv.Error, match="batch_size"):
         model.encode(["a"], batch_size=0)

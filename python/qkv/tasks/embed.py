@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,15 @@ from numpy.typing import NDArray
 from qkv.errors import Error
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from qkv.model import Model
 
 # Batches from which on a terminal shows a progress bar.
 _LONG = 10
+# Texts tokenised in one call, which Ctrl-C can't interrupt.
+_TEXTS = 512
+_cutting_tokenizers: WeakKeyDictionary[Model, Tokenizer] = WeakKeyDictionary()
 
 
 def encode(
@@ -57,19 +63,24 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[NDArray[np.int32]]:
             raise Error(f"encode: texts[{i}] is not a string but {type(text).__name__}")
     if model.sentence_modules.do_lower_case:
         texts = [text.lower() for text in texts]
-    limit = min(model.sentence_modules.max_seq_length or model.context_length, model.context_length)
-    special = model.tokenizer.num_special_tokens_to_add(False)
-    encodings = model.tokenizer.encode_batch_fast(texts)
-    # Cut as the tokenizer's own truncation would: the text's tokens, not the special ones around them. A tokenizer
-    # object has one truncation setting, so it is switched on for a moment only when something is too long.
-    ids = [np.array(e.ids, np.int32) for e in encodings]
-    if any(len(i) > limit for i in ids) and limit > special:
-        short = type(model.tokenizer).from_str(model.tokenizer.to_str())
-        short.enable_truncation(limit)
-        ids = [
-            i if len(i) <= limit else np.array(short.encode(t).ids, np.int32) for i, t in zip(ids, texts, strict=True)
-        ]
-    return ids
+    tokenizer = _cutting_tokenizer(model)
+    return [
+        np.array(encoding.ids, np.int32)
+        for start in range(0, len(texts), _TEXTS)
+        for encoding in tokenizer.encode_batch_fast(texts[start : start + _TEXTS])
+    ]
+
+
+def _cutting_tokenizer(model: Model) -> Tokenizer:
+    """The model's tokenizer, cutting texts to what the model takes; a copy, as the user may use the other."""
+    assert model.tokenizer is not None
+    if model not in _cutting_tokenizers:
+        tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
+        limit = min(model.sentence_modules.max_seq_length or model.context_length, model.context_length)
+        if limit > tokenizer.num_special_tokens_to_add(False):
+            tokenizer.enable_truncation(limit)
+        _cutting_tokenizers[model] = tokenizer
+    return _cutting_tokenizers[model]
 
 
 def _progress(starts: range, show: bool | None) -> Iterable[int]:

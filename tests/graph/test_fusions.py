@@ -1,0 +1,108 @@
+"""What the fusion rules absorb, what they must leave alone, and what has no step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import qkv
+from qkv.checkpoint import Checkpoint, Weights
+from qkv.graph import Graph, Tensor, lower
+from qkv.graph.pack import Packer
+
+WIDTH = 8
+
+
+@pytest.fixture
+def w(tmp_path) -> Weights:
+    rng = np.random.default_rng(0)
+    names = ["a.weight", "b.weight", "c.weight", "table.weight"]
+    save_file(
+        {n: rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) for n in names}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    return Weights(Checkpoint.open(tmp_path))
+
+
+class Case:
+    def __init__(self, w: Weights) -> None:
+        self.g, self.w = Graph(), w
+        self.x = self.g.embed(w["table"], vocab_size=WIDTH, hidden_size=WIDTH)
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return self.g.linear(x, self.w[name], WIDTH, bias=False)
+
+    def steps(self, output: Tensor) -> list[str]:
+        self.g.output("hidden_states", output)
+        program = lower(self.g, Packer("float32", 1)).program
+        return [line.partition(" = ")[2] for line in str(program).splitlines()]
+
+
+def test_residual_on_either_side(w) -> None:
+    for flip in (False, True):
+        case = Case(w)
+        sides = [case.x, case.linear(case.x, "a")]
+        steps = case.steps(sides[flip] + sides[not flip])
+        assert steps == [
+            "embed(token float32[8, 8])", "linear(%0, float32[8, 8]) + %0  -> hidden_states",
+        ]  # fmt: skip
+
+
+def test_gate_on_either_side(w) -> None:
+    for flip in (False, True):
+        case = Case(w)
+        sides = [case.g.activate(case.linear(case.x, "a"), "silu"), case.linear(case.x, "b")]
+        steps = case.steps(sides[flip] * sides[not flip])
+        assert steps[1:] == ["linear(%0, float32[16, 8], silu, gated)  -> hidden_states"]
+
+
+def test_two_residuals_in_a_row(w) -> None:
+    """GPT-J's parallel layers: x + a(x) + b(x)."""
+    case = Case(w)
+    steps = case.steps(case.x + case.linear(case.x, "a") + case.linear(case.x, "b"))
+    assert [s.count("+ %") for s in steps] == [0, 1, 1]
+
+
+def test_a_layer_with_two_users_is_not_absorbed(w) -> None:
+    """linear(x) is needed for itself, so the activation has nothing to hide in: refused with a reason."""
+    case = Case(w)
+    h = case.linear(case.x, "a")
+    with pytest.raises(qkv.Error, match="no step for it alone"):
+        case.steps(h + case.g.activate(h, "relu"))
+
+
+def test_projections_of_different_inputs_stay_apart(w) -> None:
+    case = Case(w)
+    q, k = case.linear(case.x, "a"), case.linear(case.x, "b")
+    v = case.linear(case.linear(case.x, "c"), "a")
+    steps = case.steps(case.g.attention(q, k, v, head_dim=4, causal=True))
+    assert [s.split("(")[0] for s in steps].count("linear") == 4
+
+
+def test_fused_results_equal_numpy(w) -> None:
+    case = Case(w)
+    h = case.g.activate(case.linear(case.x, "a"), "relu")
+    case.g.output("hidden_states", case.x + case.linear(h, "b"))
+    program = lower(case.g, Packer("float32", 1)).program
+    ids = np.arange(WIDTH, dtype=np.int32)
+    from qkv import _ext
+
+    empty = np.empty(0, np.int64)
+    batch = _ext.Batch(ids, np.array([0, WIDTH]), np.empty(0, np.int32), empty, empty, None, [])
+    table, a, b = (w.checkpoint.read(f"{n}.weight").astype(np.float64) for n in ("table", "a", "b"))
+    expected = table + np.maximum(table @ a.T, 0) @ b.T
+    assert np.abs(program.run("hidden_states", batch, 1) - expected).max() < 1e-5
+
+
+def test_buffers_are_used_again(tiny) -> None:
+    """A deep model needs no more buffers than a shallow one."""
+    text = str(qkv.load(tiny("gpt2")).program)
+    assert max(int(line[1 : line.index(" ")]) for line in text.splitlines()) < 10
+
+
+def test_shapes_that_differ(w) -> None:
+    case = Case(w)
+    narrow = case.g.split(case.x, 2)[0]
+    with pytest.raises(ValueError, match="differ"):
+        case.x + narrow
