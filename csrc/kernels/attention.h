@@ -1,7 +1,8 @@
 // softmax(scale q.k) v (Vaswani et al. 2017) over keys and values that lie in pages, with the online softmax of
 // Milakov and Gimelshein (2018): a running maximum m, a running sum l and a running output, rescaled when the
 // maximum grows. Blocks of keys are pages, aligned to absolute position, so a token's bits depend neither on how
-// the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly.
+// the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly; their values
+// are left alone.
 #pragma once
 
 #include "kernels.h"
@@ -93,14 +94,22 @@ inline void attend_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < end; ++i) scores[r * kPageTokens + i] = 0;
     multiply(rows, end / kLanes, q, stride, page, kPageTokens, dim, scores, kPageTokens);
+    int64_t seen[kTileRows];  // keys of this page that each row sees
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t seen = visible[r] - first;
-      const float factor = absorb(state[r], scores + r * kPageTokens, seen < 0 ? 0 : seen < count ? seen : count, end);
+      const int64_t left = visible[r] - first;
+      seen[r] = left < 0 ? 0 : left < count ? left : count;
+      const float factor = absorb(state[r], scores + r * kPageTokens, seen[r], end);
       if (factor == 1) continue;  // the maximum stayed
       for (int64_t i = 0; i < stride; i += kLanes)
         (F32::load(sums + r * stride + i) * F32::set(factor)).store(sums + r * stride + i);
     }
-    multiply(rows, stride / kLanes, scores, kPageTokens, page + dim * kPageTokens, stride, count, sums, stride);
+    // First the keys that all rows see, then the few that only later rows see: a weight of 0 would not hide a NaN.
+    const float* values = page + dim * kPageTokens;
+    multiply(rows, stride / kLanes, scores, kPageTokens, values, stride, seen[0], sums, stride);
+    for (int64_t r = 1; r < rows; ++r)
+      if (seen[r] > seen[0])
+        multiply(1, stride / kLanes, scores + r * kPageTokens + seen[0], kPageTokens, values + seen[0] * stride, stride,
+                 seen[r] - seen[0], sums + r * stride, stride);
   }
 
   for (int64_t r = 0; r < rows; ++r) {

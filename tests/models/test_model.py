@@ -116,6 +116,20 @@ def test_nan_in_weights_propagates(tiny_gpt2, tmp_path) -> None:
     assert np.isnan(qkv.load(copy).logits([[1, 2, 3]])[0]).all()
 
 
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_nan_does_not_reach_earlier_tokens(case, tiny, tmp_path) -> None:
+    copy = edited(tiny(case), tmp_path)
+    tensors = load_file(copy / "model.safetensors")
+    table = next(name for name in tensors if "wte" in name or "embed_tokens" in name)
+    tensors[table][9, 0] = np.nan
+    save_file(tensors, copy / "model.safetensors")
+    model = qkv.load(copy)
+    before, after = model.hidden_states([[1, 2, 3, 4], [1, 2, 3, 4, 9, 5]])
+    assert np.isfinite(before).all()
+    assert after[:4].tobytes() == before.tobytes()
+    assert np.isnan(after[4:]).all()
+
+
 @pytest.mark.parametrize(
     "arguments", [{"dtype": "int3"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}]
 )
