@@ -1,8 +1,8 @@
 // softmax(scale q.k) v (Vaswani et al. 2017) over keys and values that lie in pages, with the online softmax of
 // Milakov and Gimelshein (2018): a running maximum m, a running sum l and a running output, rescaled when the
 // maximum grows. Blocks of keys are pages, aligned to absolute position, so a token's bits depend neither on how
-// the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly; their values
-// are left alone.
+// the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly; their
+// values are left alone.
 #pragma once
 
 #include "kernels.h"
