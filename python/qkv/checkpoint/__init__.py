@@ -4,13 +4,13 @@ Nothing in a checkpoint is trusted or executed: safetensors and JSON only, every
 checked before a byte is read, and bad input raises :class:`qkv.errors.CheckpointError`.
 """
 
-from .checkpoint import Checkpoint
-from .config import Config
-from .hub import locate
-from .pooling import SentenceModules, sentence_modules
-from .tensors import TensorInfo
-from .tokenizer import load_tokenizer
-from .weights import Param, Weights
+from qkv.checkpoint.checkpoint import Checkpoint
+from qkv.checkpoint.config import Config
+from qkv.checkpoint.hub import locate
+from qkv.checkpoint.pooling import SentenceModules, sentence_modules
+from qkv.checkpoint.tensors import TensorInfo
+from qkv.checkpoint.tokenizer import load_tokenizer
+from qkv.checkpoint.weights import Param, Weights
 
 __all__ = [
     "Checkpoint",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
-from .folder import CONVERT_HINT, find_file, read_object
-from .tensors import Shard, TensorInfo
+from qkv.checkpoint.folder import CONVERT_HINT, find_file, read_object
+from qkv.checkpoint.tensors import Shard, TensorInfo
+from qkv.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Set
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..errors import CheckpointError
+from qkv.errors import CheckpointError
 
 C = TypeVar("C", bound="Config")
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from qkv.errors import CheckpointError
 
 CONVERT_HINT = """\
 Pickle files are not read, because they can run code. If you trust them, convert them once with transformers:

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError
-from .folder import CONVERT_HINT
+from qkv.checkpoint.folder import CONVERT_HINT
+from qkv.errors import CheckpointError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
-from ..errors import CheckpointError, UnsupportedArchitecture
-from .checkpoint import Checkpoint
-from .config import LIMIT, Config
-from .folder import read_json
+from qkv.checkpoint.checkpoint import Checkpoint
+from qkv.checkpoint.config import LIMIT, Config
+from qkv.checkpoint.folder import read_json
+from qkv.errors import CheckpointError, UnsupportedArchitecture
 
 Pooling: TypeAlias = Literal["mean", "cls", "max", "lasttoken"]
 

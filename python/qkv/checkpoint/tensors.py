@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from qkv.errors import CheckpointError
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
-from .checkpoint import Checkpoint
-from .folder import read_object
+from qkv.checkpoint.checkpoint import Checkpoint
+from qkv.checkpoint.folder import read_object
+from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

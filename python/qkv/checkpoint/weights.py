@@ -9,9 +9,9 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from ..errors import CheckpointError
-from .checkpoint import Checkpoint
-from .tensors import DTYPES, TensorInfo
+from qkv.checkpoint.checkpoint import Checkpoint
+from qkv.checkpoint.tensors import DTYPES, TensorInfo
+from qkv.errors import CheckpointError
 
 
 @dataclass(frozen=True)
