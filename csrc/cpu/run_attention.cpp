@@ -74,12 +74,13 @@ void Run::attend_cached(const AttentionStep& step, int threads) {
   for (Memory& memory : workspace_.threads)
     memory.reserve(static_cast<size_t>(attention_scratch(step.head_dim)) * sizeof(float));
 
-  std::vector<int64_t> first_page = {0};  // of each sequence, in the pointer list of one head
+  std::vector<int64_t>& first_page = workspace_.first_page;
+  first_page.assign(1, 0);
   for (int64_t s = 0; s < batch_.sequences(); ++s)
     first_page.push_back(first_page.back() + pages_for(batch_.past_of(s) + length(s)));
-  std::vector<float*> pages(static_cast<size_t>(first_page.back() * step.kv_heads));
+  workspace_.pages.resize(static_cast<size_t>(first_page.back() * step.kv_heads));
   const auto pages_of = [&](int64_t s, int64_t head) {
-    return pages.data() + first_page[static_cast<size_t>(s)] * step.kv_heads +
+    return workspace_.pages.data() + first_page[static_cast<size_t>(s)] * step.kv_heads +
            head * (first_page[static_cast<size_t>(s) + 1] - first_page[static_cast<size_t>(s)]);
   };
   parallel_for(batch_.sequences() * step.kv_heads, threads, [&](int64_t task, int) {
@@ -90,11 +91,9 @@ void Run::attend_cached(const AttentionStep& step, int threads) {
     store_head(step, s, head, list);
   });
 
-  struct Task {
-    int64_t sequence, row, rows;
-  };
   constexpr int64_t kRows = 8 * kTileRows;
-  std::vector<Task> tasks;
+  std::vector<AttentionTask>& tasks = workspace_.tasks;
+  tasks.clear();
   for (int64_t s = 0; s < batch_.sequences(); ++s)
     for (int64_t row = 0; row < length(s) * group; row += kRows)
       tasks.push_back({s, row, std::min(kRows, length(s) * group - row)});

@@ -103,7 +103,7 @@ class Model:
         Pooled as the checkpoint's modules.json says (the mean of all tokens without one) and normalised to length
         1 if it says so or `normalize_embeddings` is set. Texts beyond the model's length are cut, as
         sentence-transformers does. Batches are made of texts of similar length; the order of the result is that of
-        `texts`. `show_progress_bar` None: on a terminal, for more than ten batches.
+        `texts`. `show_progress_bar` None: on a terminal, for more than four batches.
 
         Raises:
             qkv.Error: there is no tokenizer, or an argument is not what it should be.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import qkv
@@ -58,7 +59,7 @@ def test_text_that_is_not_utf8(decoder: Path, tmp_path: Path, capsys: pytest.Cap
 def test_vectors_that_json_cannot_express(
     decoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(qkv.Model, "encode", lambda self, texts, **options: [[float("nan")]] * len(texts))
+    monkeypatch.setattr(qkv.Model, "encode", lambda self, texts, **options: np.full((len(texts), 4), np.nan))
     assert main(["encode", str(decoder), "hi", "--json"]) == 2
     assert "NaN" in capsys.readouterr().err
 

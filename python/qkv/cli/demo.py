@@ -17,13 +17,11 @@ from rich.text import Text
 
 import qkv
 from qkv.cli import checkpoints, terminal
-from qkv.cli.encode import encode_all
 from qkv.cli.info import machine_table
 from qkv.generation import Generation
 
 _PASSAGES = Path(__file__).parent.parent / "demo" / "passages.json"
 _PROMPT = "ROMEO:\n"
-_BATCH = 32
 
 
 def demo(
@@ -69,7 +67,7 @@ def _search(console: Console, model: str | None, threads: int | None) -> dict[st
         console.print(f"{missing}\n[dim]{escape(str(error))}[/]", soft_wrap=True)
         return {"missing": missing}
     loaded = time.perf_counter()
-    vectors = encode_all(encoder, passages, _BATCH, normalize=True)
+    vectors = encoder.encode(passages, normalize_embeddings=True)
     seconds = time.perf_counter() - loaded
     scores = encoder.encode(questions, normalize_embeddings=True) @ vectors.T  # cosines [questions, passages]
     answers = []

@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-import qkv
 from qkv.cli import checkpoints, terminal
 from qkv.errors import Error
 
@@ -40,7 +39,7 @@ def encode(
         raise Error(f"--out {out}: there is no folder {out.absolute().parent}")
     encoder = checkpoints.load(model, dtype=dtype, threads=threads)
     started = time.perf_counter()
-    vectors = encode_all(encoder, batch, batch_size, normalize)
+    vectors = encoder.encode(batch, batch_size=batch_size, normalize_embeddings=normalize)
     seconds = time.perf_counter() - started
     if out:
         with out.open("wb") as stream:
@@ -53,16 +52,6 @@ def encode(
         print(f"{len(batch)} vectors of {vectors.shape[1]} numbers written to {out} ({rate:.0f} texts/s)")
     else:
         terminal.console().print(_table(batch, vectors))
-
-
-def encode_all(model: qkv.Model, texts: list[str], batch_size: int, normalize: bool = False) -> np.ndarray:
-    """Embeddings of the texts, float32 `[texts, size]`, with a progress bar."""
-    batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
-    rows = [
-        model.encode(batch, batch_size=batch_size, normalize_embeddings=normalize)
-        for batch in terminal.progress(batches, "Embedding")
-    ]
-    return np.concatenate(rows)
 
 
 def _lines(file: str) -> list[str]:

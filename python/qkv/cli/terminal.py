@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qkv.errors import Error
-
-T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a run; by default one for each physical core.")]
@@ -35,21 +30,6 @@ def print_json(value: Any) -> None:
         print(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except ValueError as error:
         raise Error("the result holds NaN or infinity, which JSON cannot express") from error
-
-
-def progress(batches: Sequence[Sequence[T]], description: str) -> Iterable[Sequence[T]]:
-    """The batches, with a bar on stderr that counts what was in them; no bar where stderr is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(description, total=sum(map(len, batches)))
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))
 
 
 def size(nbytes: float) -> str:

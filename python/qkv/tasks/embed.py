@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from qkv.model import Model
 
-# Batches from which on a terminal shows a progress bar.
-_LONG = 10
+# With more batches than these, a terminal shows a progress bar.
+_SHORT = 4
 # Texts tokenised in one call, which Ctrl-C can't interrupt.
 _TEXTS = 512
 _cutting_tokenizers: WeakKeyDictionary[Model, Tokenizer] = WeakKeyDictionary()
@@ -85,7 +85,7 @@ def _cutting_tokenizer(model: Model) -> Tokenizer:
 
 def _progress(starts: range, show: bool | None) -> Iterable[int]:
     if show is None:
-        show = sys.stderr.isatty() and len(starts) > _LONG
+        show = sys.stderr.isatty() and len(starts) > _SHORT
     if not show:
         return starts
     from rich.console import Console
