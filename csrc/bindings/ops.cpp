@@ -69,8 +69,14 @@ py::array_t<float> linear_rows(const FloatArray& x, const Weight& weight, const 
   py::array_t<float> y({rows, weight.half_out()});
   float* out = y.mutable_data();
   const py::gil_scoped_release release;
-  Memory halves;
-  linear(weight, x.data(), rows, function, residual ? residual->data() : nullptr, out, threads, halves);
+  const DType type = weight.activations();
+  Memory converted;
+  if (type != DType::float32) converted = Memory(Activations::bytes(type, rows, weight.in()));
+  const Activations in(type, type == DType::float32 ? const_cast<float*>(x.data()) : converted.data(), rows,
+                       weight.in());
+  if (type != DType::float32) convert(weight.kernels(), x.data(), rows, in, threads);
+  std::vector<Memory> scratch;
+  linear(weight, in, rows, function, residual ? residual->data() : nullptr, out, threads, scratch);
   return y;
 }
 

@@ -85,8 +85,10 @@ void register_program(py::module_& m) {
       .def(py::init<>())
       .def(
           "buffer",
-          [](Program& p, int64_t width, const std::string& rows) { return p.add_buffer(width, rows_of(rows)); },
-          py::arg("width"), py::arg("rows"))
+          [](Program& p, int64_t width, const std::string& rows, const std::string& dtype) {
+            return p.add_buffer(width, rows_of(rows), dtype_of(dtype));
+          },
+          py::arg("width"), py::arg("rows"), py::arg("dtype") = "float32")
       .def(
           "embed",
           [](Program& p, int out, std::shared_ptr<Weight> tokens, std::shared_ptr<Weight> positions,
@@ -105,6 +107,8 @@ void register_program(py::module_& m) {
             p.add(NormStep{out, x, std::move(weight), std::move(bias), eps, centred});
           },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("centred"))
+      .def(
+          "convert", [](Program& p, int out, int x) { p.add(ConvertStep{out, x}); }, py::arg("out"), py::arg("x"))
       .def(
           "linear",
           [](Program& p, int out, int x, std::shared_ptr<Weight> weight, const std::string& activation, int residual) {

@@ -2,6 +2,7 @@
 
 #include "bindings.h"
 #include "cpu/error.h"
+#include "cpu/isa.h"
 
 namespace qkv {
 namespace {
@@ -25,12 +26,6 @@ Source source_of(const py::array& a, const char* what) {
   source.row_stride = a.ndim() == 2 ? a.strides(0) / a.itemsize() : 0;
   source.column_stride = a.strides(columns) / a.itemsize();
   return source;
-}
-
-DType dtype_of(const std::string& name) {
-  if (name == "float32") return DType::float32;
-  if (name == "bfloat16") return DType::bfloat16;
-  throw Error("weights are float32 or bfloat16, not '" + name + "'");
 }
 
 Layout layout_of(const std::string& name) {
@@ -61,6 +56,10 @@ void register_weight(py::module_& m) {
           [](Weight& w, const py::array& a, int64_t at, int half) { w.fill_bias(source_of(a, "bias"), at, half); },
           py::arg("values"), py::arg("at"), py::arg("half"))
       .def_property_readonly("nbytes", &Weight::nbytes);
+  m.def(
+      "activations_of",
+      [](const std::string& dtype) { return name_of(activations_of(dtype_of(dtype), chosen_kernels())); },
+      py::arg("dtype"));
 }
 
 }  // namespace qkv

@@ -10,10 +10,15 @@ namespace {
 
 struct Describe {
   std::ostringstream& text;
+  const std::vector<Buffer>& buffers;
 
   void weight(const Weight& w) {
-    text << (w.dtype() == DType::float32 ? "float32" : "bfloat16") << "[" << w.out() << ", " << w.in() << "]";
+    text << name_of(w.dtype()) << "[" << w.out() << ", " << w.in() << "]";
     if (w.bias()) text << " + bias";
+  }
+  void type(int buffer) {
+    const DType type = buffers[static_cast<size_t>(buffer)].type;
+    if (type != DType::float32) text << " as " << name_of(type);
   }
   void view(const View& v) { text << "%" << v.buffer << "[" << v.column << ":" << v.column + v.width << "]"; }
 
@@ -36,6 +41,11 @@ struct Describe {
   }
   void operator()(const NormStep& s) {
     text << "%" << s.out << " = " << (s.centred ? "layer_norm" : "rms_norm") << "(%" << s.x << ", eps " << s.eps << ")";
+    type(s.out);
+  }
+  void operator()(const ConvertStep& s) {
+    text << "%" << s.out << " = convert(%" << s.x << ")";
+    type(s.out);
   }
   void operator()(const LinearStep& s) {
     text << "%" << s.out << " = linear(%" << s.x << ", ";
@@ -68,7 +78,7 @@ struct Describe {
 }  // namespace
 
 const char* kind_of(const Step& step) {
-  static constexpr std::array kinds = {"embed", "rotary", "norm", "linear", "attention", "gather", "pool"};
+  static constexpr std::array kinds = {"embed", "rotary", "norm", "convert", "linear", "attention", "gather", "pool"};
   static_assert(kinds.size() == std::variant_size_v<Step>);
   return kinds[step.index()];
 }
@@ -76,7 +86,7 @@ const char* kind_of(const Step& step) {
 std::string Program::describe() const {
   std::ostringstream text;
   for (size_t i = 0; i < steps_.size(); ++i) {
-    std::visit(Describe{text}, steps_[i]);
+    std::visit(Describe{text, buffers_}, steps_[i]);
     for (const auto& [name, output] : outputs_)
       if (output.steps == i + 1) text << "  -> " << name;
     text << "\n";

@@ -22,7 +22,7 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
   for (size_t i = 0; i < steps; ++i) {
     const auto number = static_cast<size_t>(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
     const Buffer& buffer = program.buffers()[number];
-    workspace.buffers[number].reserve(static_cast<size_t>(batch.rows(buffer.rows) * buffer.width) * sizeof(float));
+    workspace.buffers[number].reserve(Activations::bytes(buffer.type, batch.rows(buffer.rows), buffer.width));
     buffers_[number] = workspace.buffers[number].floats();
   }
   workspace.positions.resize(static_cast<size_t>(batch.tokens()));
@@ -75,16 +75,38 @@ Work Run::operator()(const NormStep& step) {
                          .centred = step.centred,
                          .y = at(step.out),
                          .y_stride = n};
-  norm(kernels_, args, rows(step.x), threads_);
+  if (type(step.out) == DType::float32) norm(kernels_, args, rows(step.x), threads_);
+  else norm_and_convert(args, rows(step.x), activations(step.out));
   const double values = static_cast<double>(rows(step.x) * n);
   return {.flops = 8 * values, .bytes = 8 * values};
+}
+
+// A row at a time, by way of the thread's scratch memory: it is converted while it is in L1.
+void Run::norm_and_convert(NormArgs args, int64_t rows, const Activations& to) {
+  constexpr int64_t kRows = 8;
+  for (Memory& memory : workspace_.threads) memory.reserve(static_cast<size_t>(args.n) * sizeof(float));
+  args.y_stride = 0;
+  const double values = static_cast<double>(rows * args.n);
+  parallel_for((rows + kRows - 1) / kRows, threads_for(4 * values, threads_), [&](int64_t task, int thread) {
+    NormArgs own = args;
+    own.y = workspace_.threads[static_cast<size_t>(thread)].floats();
+    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
+      kernels_.norm(own, r, 1);
+      to.put(kernels_, own.y, r);
+    }
+  });
+}
+
+Work Run::operator()(const ConvertStep& step) {
+  convert(kernels_, at(step.x), rows(step.x), activations(step.out), threads_);
+  return {.bytes = 5 * static_cast<double>(rows(step.x) * width(step.x))};
 }
 
 Work Run::operator()(const LinearStep& step) {
   const Weight& w = *step.weight;
   const int64_t m = rows(step.x);
   const float* residual = step.residual < 0 ? nullptr : at(step.residual);
-  linear(w, at(step.x), m, step.activation, residual, at(step.out), threads_, workspace_.activations);
+  linear(w, activations(step.x), m, step.activation, residual, at(step.out), threads_, workspace_.threads);
   return {.flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * w.in()),
           .bytes = static_cast<double>(w.nbytes() + m * (w.in() + w.half_out()) * 4)};
 }

@@ -1,6 +1,7 @@
 // One run of a program: a function for each step kind. The functions cut work into tasks; kernels do it.
 #pragma once
 
+#include "ops.h"
 #include "program.h"
 
 namespace qkv {
@@ -16,6 +17,7 @@ class Run {
   Work operator()(const EmbedStep& step);
   Work operator()(const RotaryStep& step);
   Work operator()(const NormStep& step);
+  Work operator()(const ConvertStep& step);
   Work operator()(const LinearStep& step);
   Work operator()(const AttentionStep& step);
   Work operator()(const GatherStep& step);
@@ -24,10 +26,13 @@ class Run {
  private:
   float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)]; }
   int64_t width(int buffer) const { return program_.buffers()[static_cast<size_t>(buffer)].width; }
+  DType type(int buffer) const { return program_.buffers()[static_cast<size_t>(buffer)].type; }
+  Activations activations(int buffer) const { return {type(buffer), at(buffer), rows(buffer), width(buffer)}; }
   int64_t rows(int buffer) const { return batch_.rows(program_.buffers()[static_cast<size_t>(buffer)].rows); }
   int64_t begin(int64_t sequence) const { return batch_.cu_seqlens[static_cast<size_t>(sequence)]; }
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
+  void norm_and_convert(NormArgs args, int64_t rows, const Activations& to);
   AttentionArgs head_args(const AttentionStep& step, int64_t sequence, int64_t kv_head) const;
   void store_head(const AttentionStep& step, int64_t sequence, int64_t kv_head, float* const* pages) const;
   void attend_uncached(const AttentionStep& step, int threads);

@@ -16,7 +16,7 @@ namespace {
 // The operating system must save the registers too: XCR0 bits 1-2 are XMM and YMM, 5-7 the AVX-512 state.
 // (Intel SDM vol. 1, 13.3 and 14.3; the feature bits are in vol. 2, CPUID.)
 struct Cpu {
-  bool avx2 = false, avx512 = false, avx512_bf16 = false, intel = false;
+  bool avx2 = false, avx512 = false, avx512_vnni = false, avx512_bf16 = false, intel = false;
 
   Cpu() {
     unsigned a, b, c, d;
@@ -31,7 +31,8 @@ struct Cpu {
     avx2 = ymm && fma && f16c && (b >> 5 & 1);
     const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1, vnni = c >> 11 & 1;
     avx512 = avx2 && zmm && f && dq && bw && vl;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512_bf16 = avx512 && vnni && (a >> 5 & 1);
+    avx512_vnni = avx512 && vnni;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) avx512_bf16 = avx512_vnni && (a >> 5 & 1);
   }
 };
 #endif
@@ -42,6 +43,7 @@ std::vector<const Kernels*> tables() {
   const Cpu cpu;
   if (cpu.avx2) found.push_back(&kernels_avx2);
   if (cpu.avx512) found.push_back(&kernels_avx512);
+  if (cpu.avx512_vnni) found.push_back(&kernels_avx512_vnni);
   // Intel's cores start a 512-bit vdpbf16ps every fourth time they start a float32 multiply-add (measured on Sapphire
   // Rapids: 1.3 against 5.4 per nanosecond), so widening is faster there. Zen 4 starts one a cycle: twice float32.
   if (cpu.avx512_bf16) found.insert(cpu.intel ? found.end() - 1 : found.end(), &kernels_avx512_bf16);

@@ -15,6 +15,15 @@ int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 constexpr std::array kFunctionNames = {"identity", "relu", "gelu", "gelu_tanh", "silu",
                                        "sigmoid",  "tanh", "erf",  "exp"};
 
+auto linear_kernel(const Kernels& kernels, DType dtype) {
+  switch (dtype) {
+    case DType::bfloat16: return kernels.linear_bfloat16;
+    case DType::int8: return kernels.linear_int8;
+    case DType::int4: return kernels.linear_int4;
+    default: return kernels.linear_float32;
+  }
+}
+
 }  // namespace
 
 Function function_of(const std::string& name) {
@@ -49,44 +58,81 @@ void norm(const Kernels& kernels, const NormArgs& args, int64_t rows, int thread
                [&](int64_t task, int) { kernels.norm(args, task * kRows, std::min(kRows, rows - task * kRows)); });
 }
 
-void linear(const Weight& w, const float* x, int64_t rows, Function activation, const float* residual, float* y,
-            int threads, Memory& halves) {
+namespace {
+
+int64_t stride_of(DType type, int64_t n) {
+  switch (type) {
+    case DType::bfloat16: return blocks_of(n, 2) * 2;
+    case DType::int8: return blocks_of(n, kAlignment) * kAlignment;
+    default: return n;
+  }
+}
+
+}  // namespace
+
+Activations::Activations(DType type, void* data, int64_t rows, int64_t n)
+    : type_(type), data_(data), n_(n), stride_(stride_of(type, n)), scales_(nullptr) {
+  if (type == DType::int8) scales_ = reinterpret_cast<float*>(static_cast<uint8_t*>(data) + rows * stride_);
+}
+
+size_t Activations::bytes(DType type, int64_t rows, int64_t n) {
+  const int64_t row = stride_of(type, n);
+  if (type == DType::int8) return static_cast<size_t>(rows * (row + int64_t{sizeof(float)}));
+  return static_cast<size_t>(rows * row) * (type == DType::bfloat16 ? 2 : 4);
+}
+
+void Activations::put(const Kernels& kernels, const float* x, int64_t row) const {
+  if (type_ == DType::int8)
+    kernels.quantise(x, static_cast<uint8_t*>(data_) + row * stride_, scales_ + row, n_, stride_);
+  else kernels.to_bfloat16(x, static_cast<uint16_t*>(data_) + row * stride_, n_, stride_);
+}
+
+void convert(const Kernels& kernels, const float* x, int64_t rows, const Activations& to, int threads) {
+  constexpr int64_t kRows = 8;
+  parallel_for(blocks_of(rows, kRows), threads_for(static_cast<double>(rows * to.n()), threads),
+               [&](int64_t task, int) {
+                 for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
+                   to.put(kernels, x + r * to.n(), r);
+               });
+}
+
+void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
+            int threads, std::vector<Memory>& scratch) {
   const Kernels& kernels = w.kernels();
   const int64_t k = w.in(), n = w.half_out();
-  LinearArgs args = {.x = x,
-                     .x_stride = k,
-                     .w = w.data(),
-                     .k = k,
-                     .n = n,
-                     .bias = w.bias(),
-                     .activation = activation,
-                     .gated = w.gated(),
-                     .residual = residual,
-                     .residual_stride = n,
-                     .y = y,
-                     .y_stride = n};
-  if (w.dtype() == DType::bfloat16 && kernels.bf16_activations) {
-    const int64_t padded = k + k % 2;
-    halves.reserve(static_cast<size_t>(rows * padded) * sizeof(uint16_t));
-    auto* to = static_cast<uint16_t*>(halves.data());
-    constexpr int64_t kRows = 16;
-    parallel_for(blocks_of(rows, kRows), threads_for(static_cast<double>(rows * k), threads), [&](int64_t task, int) {
-      for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
-        kernels.to_bfloat16(x + r * k, to + r * padded, k, padded);
-    });
-    args.x = to;
-    args.x_stride = padded;
+  const LinearArgs args = {.x = x.data(),
+                           .x_stride = x.stride(),
+                           .x_scales = x.scales(),
+                           .w = w.data(),
+                           .w_scales = w.scales(),
+                           .w_offsets = w.offsets(),
+                           .scratch = nullptr,
+                           .k = k,
+                           .n = n,
+                           .bias = w.bias(),
+                           .activation = activation,
+                           .gated = w.gated(),
+                           .residual = residual,
+                           .residual_stride = n,
+                           .y = y,
+                           .y_stride = n};
+  const bool unpacks = w.dtype() == DType::int4 && rows > kTileRows;
+  if (unpacks) {
+    scratch.resize(std::max(scratch.size(), static_cast<size_t>(threads)));
+    for (Memory& memory : scratch) memory.reserve(static_cast<size_t>(w.in_padded() * kernels.panel));
   }
 
   // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
   // memory once; blocks of few rows would read it from the L2 cache too often.
   constexpr int64_t kRows = 16 * kTileRows;
   const int64_t blocks = std::max<int64_t>(1, rows / kRows);
-  const auto kernel = w.dtype() == DType::float32 ? kernels.linear_float32 : kernels.linear_bfloat16;
+  const auto kernel = linear_kernel(kernels, w.dtype());
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(w.out() * k);
-  parallel_for(blocks * w.panels(), threads_for(flops, threads), [&](int64_t task, int) {
+  parallel_for(blocks * w.panels(), threads_for(flops, threads), [&](int64_t task, int thread) {
     const int64_t block = task % blocks, first = block * rows / blocks, end = (block + 1) * rows / blocks;
-    kernel(args, first, end - first, task / blocks);
+    LinearArgs own = args;
+    if (unpacks) own.scratch = static_cast<int8_t*>(scratch[static_cast<size_t>(thread)].data());
+    kernel(own, first, end - first, task / blocks);
   });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "memory.h"
 #include "weight.h"
@@ -18,10 +19,34 @@ void map(const Kernels& kernels, Function function, const float* x, float* y, in
 void softmax(const Kernels& kernels, const float* x, float* y, int64_t rows, int64_t n, int threads);
 void norm(const Kernels& kernels, const NormArgs& args, int64_t rows, int threads);
 
-// y = f(x W^T + bias) (* gate) + residual. x: [rows, in]; y and residual (or null): [rows, half_out]. `halves` holds
-// the bfloat16 copy of x where the instruction set wants one.
-void linear(const Weight& w, const float* x, int64_t rows, Function activation, const float* residual, float* y,
-            int threads, Memory& halves);
+// Rows of n values as a linear layer reads them: float32, bfloat16 (padded to an even number), or int8 (padded with
+// zeros to 64 bytes) with a scale for each row behind all rows.
+class Activations {
+ public:
+  Activations(DType type, void* data, int64_t rows, int64_t n);
+  static size_t bytes(DType type, int64_t rows, int64_t n);
+
+  DType type() const { return type_; }
+  int64_t n() const { return n_; }
+  int64_t stride() const { return stride_; }  // values
+  void* data() const { return data_; }
+  float* scales() const { return scales_; }  // of int8
+  // Writes float32 x [n] as row `row`.
+  void put(const Kernels& kernels, const float* x, int64_t row) const;
+
+ private:
+  DType type_;
+  void* data_;
+  int64_t n_, stride_;
+  float* scales_;
+};
+
+void convert(const Kernels& kernels, const float* x, int64_t rows, const Activations& to, int threads);
+
+// y = f(x W^T + bias) (* gate) + residual. x: w.activations(), [rows, in]; y and residual (or null): [rows, half_out].
+// `scratch`: one Memory a thread.
+void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
+            int threads, std::vector<Memory>& scratch);
 
 // x, y: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines.
 void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,

@@ -18,9 +18,10 @@ int64_t Batch::rows(Rows kind) const {
 
 Program::Program() : kernels_(&chosen_kernels()) {}
 
-int Program::add_buffer(int64_t width, Rows rows) {
+int Program::add_buffer(int64_t width, Rows rows, DType type) {
   require(width > 0, "program: a buffer of width ", width);
-  buffers_.push_back({width, rows});
+  require(type != DType::int4, "program: a buffer can't be int4");
+  buffers_.push_back({width, rows, type});
   return static_cast<int>(buffers_.size()) - 1;
 }
 
@@ -37,6 +38,7 @@ void Program::add(Step step) {
 void Program::add_output(const std::string& name, int number) {
   require(!steps_.empty() && std::visit([](const auto& step) { return step.out; }, steps_.back()) == number,
           "program: output '", name, "' is not what the last step wrote");
+  require(buffer(number).type == DType::float32, "program: output '", name, "' is not float32");
   outputs_[name] = {number, steps_.size()};
 }
 
@@ -64,38 +66,54 @@ struct StepCheck {
   void width(const char* what, int number, int64_t expected) const {
     require(at(number).width == expected, what, ": buffer ", number, " is ", at(number).width, " wide, not ", expected);
   }
+  void type(const char* what, int number, DType expected) const {
+    require(at(number).type == expected, what, ": buffer ", number, " is ", name_of(at(number).type), ", not ",
+            name_of(expected));
+  }
   void same_rows(const char* what, int a, int b) const {
     require(at(a).rows == at(b).rows, what, ": buffers ", a, " and ", b, " have rows of different kinds");
   }
 
   void operator()(const EmbedStep& s) const {
     require(s.tokens != nullptr, "embed: no table");
+    type("embed", s.out, DType::float32);
     for (const Weight* table : {s.tokens.get(), s.positions.get(), s.types.get()})
-      require(!table || (table->in() == at(s.out).width && !table->gated()), "embed: tables must be as wide as buffer ",
-              s.out, " (", at(s.out).width, ")");
+      require(!table || (table->in() == at(s.out).width && !table->gated() && table->dtype() != DType::int4),
+              "embed: tables must be as wide as buffer ", s.out, " (", at(s.out).width, ")");
     require(s.position_offset >= 0, "embed: negative position offset");
     require(at(s.out).rows == Rows::tokens, "embed: makes one row for each token");
   }
   void operator()(const RotaryStep& s) const {
+    type("rotary", s.out, DType::float32);
     width("rotary", s.out, 2 * static_cast<int64_t>(s.inverse_frequencies.size()));
     require(at(s.out).rows == Rows::tokens, "rotary: makes one row for each token");
   }
   void operator()(const NormStep& s) const {
     const auto n = static_cast<int64_t>(s.weight.size());
+    type("norm", s.x, DType::float32);
     width("norm", s.x, n);
     width("norm", s.out, n);
     same_rows("norm", s.x, s.out);
     require(s.bias.empty() || s.bias.size() == s.weight.size(), "norm: bias and weight differ in size");
+  }
+  void operator()(const ConvertStep& s) const {
+    type("convert", s.x, DType::float32);
+    require(at(s.out).type != DType::float32, "convert: buffer ", s.out, " is float32 already");
+    width("convert", s.out, at(s.x).width);
+    same_rows("convert", s.x, s.out);
   }
   void operator()(const LinearStep& s) const {
     require(s.weight && s.weight->layout() != Layout::rows, "linear: needs a weight in panels");
     require(&s.weight->kernels() == &kernels, "linear: weight packed for ", s.weight->kernels().isa, ", program for ",
             kernels.isa);
     width("linear", s.x, s.weight->in());
+    type("linear", s.x, s.weight->activations());
+    type("linear", s.out, DType::float32);
     width("linear", s.out, s.weight->half_out());
     same_rows("linear", s.x, s.out);
     require(s.out != s.x, "linear: can't write over its input");
     if (s.residual >= 0) {
+      type("linear", s.residual, DType::float32);
       width("linear", s.residual, s.weight->half_out());
       same_rows("linear", s.residual, s.out);
     }
@@ -108,12 +126,14 @@ struct StepCheck {
               s.head_dim);
       require(v.column >= 0 && v.column + v.width <= at(v.buffer).width && at(v.buffer).rows == Rows::tokens,
               "attention: ", name, " does not lie in buffer ", v.buffer);
+      type("attention", v.buffer, DType::float32);
       require(v.buffer != s.out, "attention: can't write over its input");
     };
     view("q", s.q, s.heads);
     view("k", s.k, s.kv_heads);
     view("v", s.v, s.kv_heads);
     width("attention", s.out, s.heads * s.head_dim);
+    type("attention", s.out, DType::float32);
     if (s.rotary >= 0)
       require(at(s.rotary).width <= s.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
               at(s.rotary).width, " does not fit head_dim ", s.head_dim);
@@ -121,10 +141,14 @@ struct StepCheck {
   }
   void operator()(const GatherStep& s) const {
     width("gather", s.out, at(s.x).width);
+    type("gather", s.x, DType::float32);
+    type("gather", s.out, DType::float32);
     require(at(s.x).rows == Rows::tokens && at(s.out).rows == Rows::logits, "gather: tokens to logits rows");
   }
   void operator()(const PoolStep& s) const {
     width("pool", s.out, at(s.x).width);
+    type("pool", s.x, DType::float32);
+    type("pool", s.out, DType::float32);
     require(at(s.x).rows == Rows::tokens && at(s.out).rows == Rows::sequences, "pool: tokens to sequences");
   }
 };

@@ -23,8 +23,9 @@ using WeightPtr = std::shared_ptr<const Weight>;
 enum class Rows { tokens, sequences, logits };
 
 struct Buffer {
-  int64_t width;  // float32 values of a row
+  int64_t width;  // values of a row
   Rows rows;
+  DType type;  // float32, or what linear layers want: bfloat16, or int8 with a scale for each row
 };
 
 // `width` columns of a buffer, from `column` on.
@@ -50,10 +51,15 @@ struct RotaryStep {
 };
 
 struct NormStep {
-  int out, x;
+  int out, x;                       // out: of any type
   std::vector<float> weight, bias;  // bias may be empty
   float eps;
   bool centred;
+};
+
+// float32 rows as the linear layers of narrower weights read them
+struct ConvertStep {
+  int out, x;
 };
 
 // y = f(x W^T + bias) (* gate) + residual
@@ -84,7 +90,8 @@ struct PoolStep {
   Pooling pooling;
 };
 
-using Step = std::variant<EmbedStep, RotaryStep, NormStep, LinearStep, AttentionStep, GatherStep, PoolStep>;
+using Step =
+    std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, AttentionStep, GatherStep, PoolStep>;
 
 const char* kind_of(const Step& step);
 
@@ -112,7 +119,6 @@ struct AttentionTask {
 // Memory of one run, kept for the next.
 struct Workspace {
   std::vector<Memory> buffers;
-  Memory activations;              // bfloat16 copy of a linear step's input
   std::vector<Memory> threads;     // scratch of each thread
   std::vector<int64_t> positions;  // [tokens], absolute
   // of attention over a cache: where each sequence begins in the page list of one head; the pages of every head
@@ -125,7 +131,7 @@ class Program {
  public:
   Program();
 
-  int add_buffer(int64_t width, Rows rows);
+  int add_buffer(int64_t width, Rows rows, DType type);
   void add(Step step);                                   // checked: sizes must agree
   void add_output(const std::string& name, int buffer);  // what the last step wrote
 

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "isa.h"
 #include "numbers.h"
+#include "quantise.h"
 #include "threads.h"
 
 namespace qkv {
@@ -43,21 +44,71 @@ void with_reader(const Source& source, const Use& use) {
   }
 }
 
+// Neighbours of `in` that lie side by side in a column of a panel.
+int64_t group_of(DType dtype, Layout layout) {
+  switch (dtype) {
+    case DType::float32: return 1;
+    case DType::bfloat16: return layout == Layout::rows ? 1 : 2;
+    case DType::int8: return 4;
+    case DType::int4: return kInt4Group;
+  }
+  return 1;
+}
+
+int64_t bytes_of(DType dtype, int64_t values) {
+  switch (dtype) {
+    case DType::float32: return 4 * values;
+    case DType::bfloat16: return 2 * values;
+    case DType::int8: return values;
+    case DType::int4: return values / kInt4Group * int4_group_bytes(1);
+  }
+  return 0;
+}
+
+bool quantised(DType dtype) { return dtype == DType::int8 || dtype == DType::int4; }
+
 }  // namespace
+
+DType dtype_of(const std::string& name) {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::int8, DType::int4})
+    if (name == name_of(dtype)) return dtype;
+  throw Error("a dtype is float32, bfloat16, int8 or int4, not '" + name + "'");
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::float32: return "float32";
+    case DType::bfloat16: return "bfloat16";
+    case DType::int8: return "int8";
+    case DType::int4: return "int4";
+  }
+  return "";
+}
+
+DType activations_of(DType weights, const Kernels& kernels) {
+  if (quantised(weights)) return DType::int8;
+  return weights == DType::bfloat16 && kernels.bf16_activations ? DType::bfloat16 : DType::float32;
+}
 
 Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout)
     : kernels_(&chosen_kernels()), out_(out), in_(in), dtype_(dtype), layout_(layout) {
   require(out > 0 && in > 0, "weight: ", out, " x ", in, " is not a size");
   require(layout != Layout::gated_panels || out % 2 == 0, "weight: ", out, " rows are not two halves");
-  const bool rows = layout == Layout::rows;
-  panel_ = rows ? 1 : kernels_->panel;
-  group_ = rows || dtype == DType::float32 ? 1 : 2;
+  require(dtype != DType::int4 || layout != Layout::rows, "weight: a table to look up rows in can't be int4");
+  // 127 * 255 * in must stay below 2^31
+  require(!quantised(dtype) || in <= 65536, "weight: ", in, " inputs are too many for int8 sums; the most is 65536");
+  panel_ = layout == Layout::rows ? 1 : kernels_->panel;
+  group_ = group_of(dtype, layout);
   in_padded_ = round_up(in, group_);
   panels_ = gated() ? round_up(out / 2, panel_ / 2) / (panel_ / 2) : round_up(out, panel_) / panel_;
-  data_ = Memory(static_cast<size_t>(panels_ * panel_ * in_padded_) * (dtype == DType::float32 ? 4 : 2));
+  data_ = Memory(static_cast<size_t>(bytes_of(dtype, panels_ * panel_ * in_padded_)));
+  if (quantised(dtype)) {
+    scales_.resize(static_cast<size_t>(panels_ * panel_));
+    offsets_.resize(static_cast<size_t>(panels_ * panel_));
+  }
   // What no source fills must be 0: columns behind `out`, and the odd end of `in`.
   if (panels_ * panel_ != out || in_padded_ != in) {
-    const size_t last = data_.bytes() / panels_;
+    const size_t last = data_.bytes() / static_cast<size_t>(panels_);
     if (in_padded_ != in) std::memset(data_.data(), 0, data_.bytes());
     else std::memset(static_cast<char*>(data_.data()) + data_.bytes() - last, 0, last);
   }
@@ -97,10 +148,66 @@ void Weight::fill(const Source& source, int64_t at, int half, int threads) {
   require(half == 0 || (gated() && half == 1), "weight: there is no half ", half);
   require(at >= 0 && at + source.rows <= half_out(), "weight: rows ", at, " ... ", at + source.rows, " do not fit ",
           half_out());
-  if (dtype_ == DType::float32) fill_as<float, 1>(source, at, half, threads);
+  if (quantised(dtype_)) fill_quantised(source, at, half, threads);
+  else if (dtype_ == DType::float32) fill_as<float, 1>(source, at, half, threads);
   else if (group_ == 1) fill_as<uint16_t, 1>(source, at, half, threads);
   else fill_as<uint16_t, 2>(source, at, half, threads);
 }
+
+// Rows are read into float32 first: a row's scale comes from all of it.
+void Weight::fill_quantised(const Source& source, int64_t at, int half, int threads) {
+  constexpr int64_t kRows = 16, kColumns = 64;  // a block of both sides stays in L1
+  with_reader(source, [&](auto read) {
+    parallel_for((source.rows + kRows - 1) / kRows, threads, [&](int64_t task, int) {
+      const int64_t first = task * kRows, count = std::min(kRows, source.rows - first);
+      std::vector<float> rows(static_cast<size_t>(count * in_padded_));
+      for (int64_t k0 = 0; k0 < in_; k0 += kColumns)
+        for (int64_t r = 0; r < count; ++r)
+          for (int64_t k = k0; k < std::min(in_, k0 + kColumns); ++k)
+            rows[static_cast<size_t>(r * in_padded_ + k)] =
+                read((first + r) * source.row_stride + k * source.column_stride);
+      for (int64_t r = 0; r < count; ++r) {
+        const float* row = rows.data() + r * in_padded_;
+        const int64_t column = packed_column(at + first + r, half);
+        if (dtype_ == DType::int8) put_int8(row, column);
+        else put_int4(row, column);
+      }
+    });
+  });
+}
+
+void Weight::put_int8(const float* row, int64_t column) {
+  std::vector<int8_t> values(static_cast<size_t>(in_padded_));
+  const Int8Row packed = quantise_int8(row, in_padded_, values.data());
+  scales_[static_cast<size_t>(column)] = packed.scale;
+  offsets_[static_cast<size_t>(column)] = -kernels_->activation_offset * packed.sum;
+  auto* to = static_cast<int8_t*>(data_.data()) + column / panel_ * panel_ * in_padded_ + column % panel_ * group_;
+  for (int64_t k = 0; k < in_padded_; k += group_, to += panel_ * group_)
+    std::memcpy(to, values.data() + k, static_cast<size_t>(group_));
+}
+
+// The layout of a group is that of Int4Format in kernels/tile.h.
+void Weight::put_int4(const float* row, int64_t column) {
+  const int64_t groups = in_padded_ / kInt4Group, in_panel = column % panel_;
+  std::vector<Int4Group> packed(static_cast<size_t>(groups));
+  const Int8Row all = quantise_int4(row, in_padded_, packed.data());
+  scales_[static_cast<size_t>(column)] = all.scale;
+  offsets_[static_cast<size_t>(column)] = -kernels_->activation_offset * all.sum;
+  auto* to = static_cast<uint8_t*>(data_.data()) + column / panel_ * groups * int4_group_bytes(panel_);
+  for (const Int4Group& group : packed) {
+    for (int64_t k = 0; k < 16; ++k)
+      to[4 * (k / 4 * panel_ + in_panel) + k % 4] = static_cast<uint8_t>(group.q[k] | group.q[k + 16] << 4);
+    to[panel_ * 16 + in_panel] = group.multiplier;
+    to[panel_ * 17 + in_panel] = static_cast<uint8_t>(group.offset);
+    to += int4_group_bytes(panel_);
+  }
+}
+
+int64_t Weight::nbytes() const {
+  return static_cast<int64_t>(data_.bytes() + (bias_.size() + scales_.size() + offsets_.size()) * sizeof(float));
+}
+
+DType Weight::activations() const { return activations_of(dtype_, *kernels_); }
 
 void Weight::fill_bias(const Source& source, int64_t at, int half) {
   require(source.rows == 1 && at >= 0 && at + source.columns <= half_out() && (half == 0 || (gated() && half == 1)),
@@ -117,6 +224,11 @@ void Weight::add_row(int64_t row, float* y) const {
   if (dtype_ == DType::float32) {
     const float* w = static_cast<const float*>(data_.data()) + start;
     for (int64_t k = 0; k < in_; ++k) y[k] += w[k * step];
+  } else if (dtype_ == DType::int8) {
+    const int8_t* w = static_cast<const int8_t*>(data_.data()) + start;
+    const float scale = scales_[static_cast<size_t>(row)];
+    for (int64_t k = 0; k < in_; k += group_, w += step)
+      for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += scale * static_cast<float>(w[i]);
   } else {
     const uint16_t* w = static_cast<const uint16_t*>(data_.data()) + start;
     for (int64_t k = 0; k < in_; k += group_, w += step)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -24,6 +25,13 @@ struct Source {
   Type type;
   int64_t rows, columns, row_stride, column_stride;
 };
+
+// "float32", "bfloat16", "int8", "int4"; throws Error for other names.
+DType dtype_of(const std::string& name);
+const char* name_of(DType dtype);
+
+// The type of activations that a linear layer with weights of this type reads.
+DType activations_of(DType weights, const Kernels& kernels);
 
 class Weight {
  public:
@@ -43,23 +51,33 @@ class Weight {
   DType dtype() const { return dtype_; }
   int64_t panels() const { return panels_; }
   const void* data() const { return data_.data(); }
+  const float* scales() const { return scales_.empty() ? nullptr : scales_.data(); }
+  const int32_t* offsets() const { return offsets_.empty() ? nullptr : offsets_.data(); }
   const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
-  int64_t nbytes() const { return static_cast<int64_t>(data_.bytes() + bias_.size() * sizeof(float)); }
+  int64_t nbytes() const;
+  DType activations() const;  // the type of x that the kernel of these panels reads
+  int64_t in_padded() const { return in_padded_; }
 
-  // y[k] += W[row, k] for all k
+  // y[k] += W[row, k] for all k; not for int4
   void add_row(int64_t row, float* y) const;
 
  private:
   int64_t packed_column(int64_t row, int half) const;
   template <class To, int64_t Group>
   void fill_as(const Source& source, int64_t at, int half, int threads);
+  void fill_quantised(const Source& source, int64_t at, int half, int threads);
+  void put_int8(const float* row, int64_t column);
+  void put_int4(const float* row, int64_t column);
 
   const Kernels* kernels_;
   int64_t out_, in_, panel_, group_, in_padded_, panels_;
   DType dtype_;
   Layout layout_;
   Memory data_;
+  // one per packed column
   std::vector<float> bias_;
+  std::vector<float> scales_;     // of int8 and int4 columns
+  std::vector<int32_t> offsets_;  // what their sums begin with, see LinearArgs
 };
 
 }  // namespace qkv

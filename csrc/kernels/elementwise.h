@@ -17,17 +17,25 @@ void map_row(F f, const float* x, float* y, int64_t n) {
   if (i < n) f(F32::load(x + i, n - i)).store(y + i, n - i);
 }
 
+// use(f) with the activation as a function of vectors
+template <class Use>
+inline void with_activation(Function function, Use use) {
+  switch (function) {
+    case Function::relu: return use([](F32 v) { return relu(v); });
+    case Function::gelu: return use([](F32 v) { return gelu(v); });
+    case Function::gelu_tanh: return use([](F32 v) { return gelu_tanh(v); });
+    case Function::silu: return use([](F32 v) { return silu(v); });
+    default: return use([](F32 v) { return v; });
+  }
+}
+
 void apply(Function function, const float* x, float* y, int64_t n) {
   switch (function) {
-    case Function::identity: return map_row([](F32 v) { return v; }, x, y, n);
-    case Function::relu: return map_row([](F32 v) { return relu(v); }, x, y, n);
-    case Function::gelu: return map_row([](F32 v) { return gelu(v); }, x, y, n);
-    case Function::gelu_tanh: return map_row([](F32 v) { return gelu_tanh(v); }, x, y, n);
-    case Function::silu: return map_row([](F32 v) { return silu(v); }, x, y, n);
     case Function::sigmoid: return map_row([](F32 v) { return sigmoid(v); }, x, y, n);
     case Function::tanh: return map_row([](F32 v) { return tanh(v); }, x, y, n);
     case Function::erf: return map_row([](F32 v) { return erf(v); }, x, y, n);
     case Function::exp: return map_row([](F32 v) { return exp(v); }, x, y, n);
+    default: with_activation(function, [&](auto f) { map_row(f, x, y, n); });
   }
 }
 

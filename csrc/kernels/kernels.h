@@ -11,19 +11,24 @@ constexpr int kTileRows = 6;     // rows of a register tile
 constexpr int kPageTokens = 64;  // positions of a KV page; attention walks keys in blocks of this many
 constexpr int kAlignment = 64;   // bytes: a cache line, an AVX-512 vector
 
-enum class DType : uint8_t { float32, bfloat16 };
+enum class DType : uint8_t { float32, bfloat16, int8, int4 };
+constexpr int kInt4Group = 32;  // neighbours of k that share a multiplier and an offset
 
 // Elementwise functions. The first five are activations of linear steps; the others serve ops and tests.
 enum class Function : uint8_t { identity, relu, gelu, gelu_tanh, silu, sigmoid, tanh, erf, exp };
 
 // y[m, n] = f(x[m, k] . w[n, k]^T + bias) (* gate) (+ residual); panels are described in docs/kernels.md.
 struct LinearArgs {
-  const void* x;  // [rows, k] float32, or bfloat16 when the table's `bf16_activations` and w is bfloat16
+  const void* x;  // [rows, k] float32; bfloat16 for a bfloat16 w when the table's `bf16_activations`; or quantised
   int64_t x_stride;
-  const void* w;      // panels
-  int64_t k;          // input features
-  int64_t n;          // output features (of one half when gated)
-  const float* bias;  // one per packed column, or null
+  const float* x_scales;     // of quantised rows
+  const void* w;             // panels
+  const float* w_scales;     // of an int8 or int4 w, one per packed column
+  const int32_t* w_offsets;  // and what its sums begin with: -activation_offset * the column's sum
+  int8_t* scratch;           // of an int4 w: one panel as int8
+  int64_t k;                 // input features
+  int64_t n;                 // output features (of one half when gated)
+  const float* bias;         // one per packed column, or null
   Function activation;
   bool gated;             // each panel: half columns of gate, half of up; y = f(gate) * up
   const float* residual;  // [rows, n] or null; may be `y` itself
@@ -64,6 +69,8 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch(head_dim) floats
 };
 
+static constexpr int64_t int4_group_bytes(int64_t columns) { return columns * (kInt4Group / 2 + 2); }
+
 // static: a unit built for AVX-512 must not lend its copy to the others
 static inline int64_t value_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 static inline int64_t page_floats(int64_t head_dim) { return kPageTokens * (head_dim + value_stride(head_dim)); }
@@ -76,9 +83,14 @@ struct Kernels {
   int panel;              // columns of a weight panel
   int lanes;              // float32 lanes of a vector
   bool bf16_activations;  // linear_bfloat16 reads x as bfloat16
+  int activation_offset;  // of quantised bytes: 128 where the dot instruction wants them unsigned
 
   void (*linear_float32)(const LinearArgs&, int64_t row, int64_t rows, int64_t panel);
   void (*linear_bfloat16)(const LinearArgs&, int64_t row, int64_t rows, int64_t panel);
+  void (*linear_int8)(const LinearArgs&, int64_t row, int64_t rows, int64_t panel);
+  void (*linear_int4)(const LinearArgs&, int64_t row, int64_t rows, int64_t panel);
+  // x [n] -> bytes of value / scale + activation_offset, the largest of them +-127; `padded` are written, 0 behind n
+  void (*quantise)(const float* x, uint8_t* q, float* scale, int64_t n, int64_t padded);
   void (*to_bfloat16)(const float* x, uint16_t* y, int64_t n, int64_t padded);
   void (*norm)(const NormArgs&, int64_t row, int64_t rows);
   void (*attend)(const AttentionArgs&, int64_t row, int64_t rows);
@@ -96,6 +108,7 @@ extern const Kernels kernels_portable;
 #ifdef QKV_X86
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_vnni;
 extern const Kernels kernels_avx512_bf16;
 #endif
 

@@ -12,47 +12,113 @@ namespace {
 
 constexpr int64_t kPanel = kPanelVectors * kLanes;
 
-// One row of one panel: sums -> y. `columns` of y are written.
-inline void finish_row(const LinearArgs& args, float* sums, const float* bias, const float* residual, float* y,
-                       int64_t columns) {
-  if (bias)
-    for (int64_t i = 0; i < kPanel; i += kLanes) (F32::load(sums + i) + F32::load(bias + i)).store(sums + i);
-  const int64_t width = args.gated ? kPanel / 2 : kPanel;
-  if (args.activation != Function::identity) apply(args.activation, sums, sums, width);
-  if (args.gated)
-    for (int64_t i = 0; i < width; i += kLanes) (F32::load(sums + i) * F32::load(sums + width + i)).store(sums + i);
+// One row of one panel, of which `columns` are wanted: sums -> y.
+template <class Format, class Activation>
+inline void finish_row(const LinearArgs& args, Activation f, const typename Format::Sum::Lane* sums, int64_t row,
+                       int64_t panel) {
+  const int64_t width = args.gated ? kPanel / 2 : kPanel;  // columns of y that one panel makes
+  const int64_t column = panel * width;
+  const int64_t columns = args.n - column < width ? args.n - column : width;
+  const float* bias = args.bias ? args.bias + panel * kPanel : nullptr;
+  const float* residual = args.residual ? args.residual + row * args.residual_stride + column : nullptr;
+  float* y = args.y + row * args.y_stride + column;
+
+  F32 x_scale = F32::set(0);
+  if constexpr (Format::kQuantised) x_scale = F32::set(args.x_scales[row]);
+  const auto sum = [&](int64_t i) {
+    F32 value;
+    if constexpr (Format::kQuantised)
+      value = to_float(I32::load(sums + i)) * (x_scale * F32::load(args.w_scales + panel * kPanel + i));
+    else value = F32::load(sums + i);
+    return bias ? value + F32::load(bias + i) : value;
+  };
+  const auto out = [&](int64_t i) { return args.gated ? f(sum(i)) * sum(width + i) : f(sum(i)); };
   int64_t i = 0;
   for (; i + kLanes <= columns; i += kLanes) {
-    F32 out = F32::load(sums + i);
-    if (residual) out = out + F32::load(residual + i);
-    out.store(y + i);
+    const F32 value = out(i);
+    (residual ? value + F32::load(residual + i) : value).store(y + i);
   }
   if (const int64_t tail = columns - i; tail > 0) {
-    F32 out = F32::load(sums + i);
-    if (residual) out = out + F32::load(residual + i, tail);
-    out.store(y + i, tail);
+    const F32 value = out(i);
+    (residual ? value + F32::load(residual + i, tail) : value).store(y + i, tail);
+  }
+}
+
+template <class Format>
+inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sums, int64_t row, int64_t rows,
+                   int64_t panel) {
+  with_activation(args.activation, [&](auto f) {
+    for (int64_t r = 0; r < rows; ++r) finish_row<Format>(args, f, sums + r * kPanel, row + r, panel);
+  });
+}
+
+template <class Format>
+inline void linear_panel(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel, const void* packed) {
+  using Lane = typename Format::Sum::Lane;
+  const auto* w = (const typename Format::B*)packed;
+  const int64_t w_stride = kPanel * Format::kColumnBytes / (int64_t)sizeof *w;
+  const int64_t k = Format::kQuantised ? (args.k + Format::kGroup - 1) / Format::kGroup * Format::kGroup : args.k;
+
+  for (int64_t n; rows > 0; row += n, rows -= n) {
+    n = next_rows(rows);
+    alignas(kAlignment) Lane sums[kTileRows * kPanel];
+    for (int64_t i = 0; i < n * kPanel; i += kLanes) {
+      if constexpr (Format::kQuantised) I32::load(args.w_offsets + panel * kPanel + i % kPanel).store(sums + i);
+      else F32::set(0).store(sums + i);
+    }
+    const auto* x = (const typename Format::A*)args.x + row * args.x_stride;
+    tile_rows<Format, kPanelVectors>(n, x, args.x_stride, w, w_stride, k, sums, kPanel);
+    finish<Format>(args, sums, row, n, panel);
   }
 }
 
 template <class Format>
 void linear(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
   const int64_t groups = (args.k + Format::kGroup - 1) / Format::kGroup;
-  const auto* w = (const typename Format::B*)args.w + panel * groups * Format::kGroup * kPanel;
-  const float* bias = args.bias ? args.bias + panel * kPanel : nullptr;
-  const int64_t width = args.gated ? kPanel / 2 : kPanel;  // columns of y that one panel makes
-  const int64_t column = panel * width;
-  const int64_t columns = args.n - column < width ? args.n - column : width;
+  linear_panel<Format>(args, row, rows, panel, (const char*)args.w + panel * groups * kPanel * Format::kColumnBytes);
+}
 
-  for (int64_t n; rows > 0; row += n, rows -= n) {
-    n = next_rows(rows);
-    alignas(kAlignment) float sums[kTileRows * kPanel] = {};
-    const auto* x = (const typename Format::A*)args.x + row * args.x_stride;
-    tile_rows<Format, kPanelVectors>(n, x, args.x_stride, w, Format::kGroup * kPanel, args.k, sums, kPanel);
-    for (int64_t r = 0; r < n; ++r) {
-      const float* residual = args.residual ? args.residual + (row + r) * args.residual_stride + column : nullptr;
-      finish_row(args, sums + r * kPanel, bias, residual, args.y + (row + r) * args.y_stride + column, columns);
+// One panel of int4 as the int8 values it stands for.
+inline void unpack_int4(const uint8_t* group, int64_t k, int8_t* w) {
+  for (int64_t done = 0; done < k; done += kInt4Group, group += int4_group_bytes(kPanel), w += kInt4Group * kPanel)
+    for (int64_t column = 0; column < kPanel; column += kLanes) {
+      const Int4Line line = Int4Line::load(group, kPanel, column);
+      for (int j = 0; j < 4; ++j) {
+        const uint8_t* bytes = group + 4 * (j * kPanel + column);
+        line(I8::low_nibbles(bytes)).store(w + 4 * (j * kPanel + column));
+        line(I8::high_nibbles(bytes)).store(w + 4 * ((j + 4) * kPanel + column));
+      }
     }
-  }
+}
+
+// A tile of rows unpacks int4 in registers. More of them share what one of them unpacks: the sums are exact, so both
+// ways give the same bits.
+void linear_int4(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
+  if (rows <= kTileRows) return linear<Int4Format>(args, row, rows, panel);
+  const int64_t groups = (args.k + kInt4Group - 1) / kInt4Group;
+  unpack_int4((const uint8_t*)args.w + panel * groups * int4_group_bytes(kPanel), args.k, args.scratch);
+  LinearArgs unpacked = args;
+  unpacked.k = groups * kInt4Group;  // what the columns' offsets were summed over
+  linear_panel<Int8Format>(unpacked, row, rows, panel, args.scratch);
+}
+
+// Symmetric, one scale a row. A row that is not finite gets NaN as its scale, so that it spoils its products and no
+// others; one that stays below 1e-30 counts as 0, as 127 / 1e-38 would be infinite.
+void quantise(const float* x, uint8_t* q, float* scale, int64_t n, int64_t padded) {
+  F32 top = F32::set(0), spoilt = F32::set(0);
+  const auto look = [&](F32 v) {
+    top = max(top, abs(v));
+    spoilt = fma(v, F32::set(0), spoilt);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) look(F32::load(x + i));
+  if (i < n) look(F32::load(x + i, n - i));
+  const float largest = reduce_max(top);
+  *scale = largest / 127.0f + reduce_add(spoilt);
+  const F32 inverse = F32::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
+  for (i = 0; i + kLanes <= n; i += kLanes) round(F32::load(x + i) * inverse).store_int8(q + i, kLanes);
+  if (i < n) round(F32::load(x + i, n - i) * inverse).store_int8(q + i, n - i);
+  for (i = n; i < padded; ++i) q[i] = (uint8_t)kActivationOffset;
 }
 
 // x [n] -> y [padded], zeros behind n. Only tables with bf16_activations are asked to.

@@ -2,7 +2,8 @@
 // layers, attention scores and attention values are all this loop. Each element of C is one chain of
 // multiply-adds in the order of k, whatever the number of rows, so a row's bits never depend on its neighbours.
 //
-// B comes in one of these formats, which say how k is stepped through:
+// B comes in one of these formats, which say how k is stepped through. Sums are float32, or int32 (and exact) for
+// quantised formats; those want k to be a multiple of their group, A and B being padded with values that add 0.
 #pragma once
 
 #include "kernels.h"
@@ -14,7 +15,10 @@ namespace {
 struct Float32Format {
   using A = float;
   using B = float;
-  static constexpr int kGroup = 1;  // values of k interleaved per column
+  using Sum = F32;
+  static constexpr int kGroup = 1;        // values of k interleaved per column
+  static constexpr int kColumnBytes = 4;  // of B in a step
+  static constexpr bool kQuantised = false;
 
   template <int Rows, int Vectors>
   static inline void step(F32 (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
@@ -35,7 +39,10 @@ struct Float32Format {
 struct WidenedBf16Format {
   using A = float;
   using B = uint16_t;
+  using Sum = F32;
   static constexpr int kGroup = 2;
+  static constexpr int kColumnBytes = 4;
+  static constexpr bool kQuantised = false;
 
   template <int Rows, int Vectors>
   static inline void step(F32 (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
@@ -65,7 +72,10 @@ template <class V>
 struct DottedBf16Format {
   using A = uint16_t;
   using B = uint16_t;
+  using Sum = V;
   static constexpr int kGroup = 2;
+  static constexpr int kColumnBytes = 4;
+  static constexpr bool kQuantised = false;
 
   template <int Rows, int Vectors>
   static inline void step(V (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
@@ -93,21 +103,94 @@ struct ChooseBf16<true, V> {
 };
 using Bf16Format = ChooseBf16<kDotBf16, F32>::Format;
 
-// c: [Rows][c_stride] float32, b_stride: elements of B from one group of k to the next.
+// Four values of A, in the lowest bytes of a word as the dot instructions want them.
+inline uint32_t four_bytes(const uint8_t* a) {
+  uint32_t four;
+  __builtin_memcpy(&four, a, sizeof four);
+  return four;
+}
+
+// int8 B: [k / 4][columns][4]; A: quantised rows, see quantise().
+struct Int8Format {
+  using A = uint8_t;
+  using B = int8_t;
+  using Sum = I32;
+  static constexpr int kGroup = 4;
+  static constexpr int kColumnBytes = 4;
+  static constexpr bool kQuantised = true;
+
+  template <int Rows, int Vectors>
+  static inline void step(I32 (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
+    I8 w[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) w[v] = I8::load(b + 4 * v * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+      const uint32_t four = four_bytes(a + r * a_stride);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) c[r][v] = dot(c[r][v], w[v], four);
+    }
+  }
+};
+
+// int4 B: int8 values that lie on a line in each group of 32 of k, multiplier * q + offset with q in 0 ... 15. A group:
+// [4][columns][4] bytes, of which number j holds the values 4j ... 4j + 3 in its low halves and 16 + 4j ... in its high
+// ones; then [columns] multipliers (0 ... 17), [columns] offsets (int8).
+struct Int4Line {  // of a vector of columns
+  I8 multiplier, offset;
+  static Int4Line load(const uint8_t* group, int64_t columns, int64_t column) {
+    const uint8_t* lines = group + columns * (kInt4Group / 2) + column;
+    return {I8::spread(lines), I8::spread(lines + columns)};
+  }
+  I8 operator()(I8 q) const { return q * multiplier + offset; }
+};
+
+struct Int4Format {
+  using A = uint8_t;
+  using B = uint8_t;
+  using Sum = I32;
+  static constexpr int kGroup = kInt4Group;
+  static constexpr int kColumnBytes = int4_group_bytes(1);
+  static constexpr bool kQuantised = true;
+
+  template <int Rows, int Vectors>
+  static inline void step(I32 (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
+    constexpr int64_t columns = Vectors * kLanes;
+    Int4Line line[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) line[v] = Int4Line::load(b, columns, v * kLanes);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) {
+        const uint8_t* bytes = b + 4 * (j * columns + v * kLanes);
+        const I8 low = line[v](I8::low_nibbles(bytes)), high = line[v](I8::high_nibbles(bytes));
+#pragma GCC unroll 6
+        for (int r = 0; r < Rows; ++r) {
+          c[r][v] = dot(c[r][v], low, four_bytes(a + r * a_stride + 4 * j));
+          c[r][v] = dot(c[r][v], high, four_bytes(a + r * a_stride + 16 + 4 * j));
+        }
+      }
+  }
+};
+
+// c: [Rows][c_stride], b_stride: elements of B from one group of k to the next.
 template <class Format, int Rows, int Vectors>
 inline void tile(const typename Format::A* a, int64_t a_stride, const typename Format::B* b, int64_t b_stride,
-                 int64_t k, float* c, int64_t c_stride) {
-  F32 acc[Rows][Vectors];
+                 int64_t k, typename Format::Sum::Lane* c, int64_t c_stride) {
+  using Sum = typename Format::Sum;
+  Sum acc[Rows][Vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) acc[r][v] = F32::load(c + r * c_stride + v * kLanes);
+    for (int v = 0; v < Vectors; ++v) acc[r][v] = Sum::load(c + r * c_stride + v * kLanes);
 
   for (int64_t g = 0; g < k / Format::kGroup; ++g) {
     // A single row waits for memory: ask for every line of the weights 4 KiB ahead (in bfloat16 decode a sixth
     // faster than one line in four, 2 KiB ahead). More rows wait for arithmetic.
     if constexpr (Rows == 1)
-      for (int v = 0; v < Vectors; ++v) __builtin_prefetch((const char*)b + 4096 + v * sizeof(F32));
+      for (int line = 0; line < Vectors * kLanes * Format::kColumnBytes; line += kAlignment)
+        __builtin_prefetch((const char*)b + 4096 + line);
     Format::step(acc, a, a_stride, b);
     a += Format::kGroup;
     b += b_stride;
@@ -124,7 +207,7 @@ inline void tile(const typename Format::A* a, int64_t a_stride, const typename F
 // The same with row and vector counts known at run time.
 template <class Format, int Vectors>
 inline void tile_rows(int64_t rows, const typename Format::A* a, int64_t a_stride, const typename Format::B* b,
-                      int64_t b_stride, int64_t k, float* c, int64_t c_stride) {
+                      int64_t b_stride, int64_t k, typename Format::Sum::Lane* c, int64_t c_stride) {
   switch (rows) {
     case 1: return tile<Format, 1, Vectors>(a, a_stride, b, b_stride, k, c, c_stride);
     case 2: return tile<Format, 2, Vectors>(a, a_stride, b, b_stride, k, c, c_stride);

@@ -4,7 +4,7 @@ Sizes are checked, and `qkv.Error` is raised when they do not fit.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, final, type_check_only
+from typing import Literal, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,10 @@ class Weight:
     """A weight matrix packed for the chosen instruction set."""
 
     def __init__(self, out_features: int, in_features: int, dtype: str, layout: str) -> None:
-        """`dtype`: float32 or bfloat16. `layout`: panels, gated (two halves of out_features / 2) or rows."""
+        """`dtype`: float32, bfloat16, int8 or int4.
+
+        `layout`: panels, gated (two halves of out_features / 2) or rows.
+        """
 
     def fill(self, rows: npt.NDArray[np.generic], at: int, half: int, threads: int) -> None:
         """Packs `rows` as rows `at`, `at + 1`, ...
@@ -49,6 +52,9 @@ class Weight:
     def fill_bias(self, values: npt.NDArray[np.generic], at: int, half: int) -> None: ...
     @property
     def nbytes(self) -> int: ...
+
+def activations_of(dtype: str) -> Literal["float32", "bfloat16", "int8"]:
+    """The type of activations that linear layers with weights of this type read."""
 
 # --- programs -----------------------------------------------------------------------------------------------
 
@@ -91,8 +97,8 @@ class Program:
     """Steps over numbered buffers; `str(program)` prints one line for each."""
 
     def __init__(self) -> None: ...
-    def buffer(self, width: int, rows: str) -> int:
-        """`rows`: tokens, sequences or logits."""
+    def buffer(self, width: int, rows: str, dtype: str = "float32") -> int:
+        """`rows`: tokens, sequences or logits. `dtype`: float32, or bfloat16 or int8 for what linear steps read."""
 
     def embed(
         self, out: int, tokens: Weight, positions: Weight | None, position_offset: int, types: Weight | None
@@ -101,6 +107,9 @@ class Program:
     def norm(
         self, out: int, x: int, weight: Sequence[float], bias: Sequence[float], eps: float, centred: bool
     ) -> None: ...
+    def convert(self, out: int, x: int) -> None:
+        """float32 rows to the type of `out`."""
+
     def linear(self, out: int, x: int, weight: Weight, activation: str, residual: int) -> None: ...
     def attention(
         self,

@@ -12,7 +12,7 @@ from qkv.graph.pack import Packer
 from qkv.machine import default_threads
 from qkv.model import Model
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 # sentence-transformers' names -> the program's
 _POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last", "max": "max"}
 
@@ -31,7 +31,11 @@ def load(
 
     Args:
         path_or_id: folder with config.json, safetensors and tokenizer.json, or "owner/name" on the hub.
-        dtype: of the weight matrices in memory, "float32" or "bfloat16"; activations are float32 either way.
+        dtype: of the weight matrices in memory.
+            "float32";
+            "bfloat16": half the memory, activations stay float32 or are rounded where the machine multiplies bfloat16;
+            "int8": a quarter, one scale for each output channel, activations quantised token by token;
+            "int4": about an eighth, in groups of 32 inputs; embeddings and the output layer are int8.
             "auto": bfloat16 for a checkpoint whose matrices are all bfloat16, float32 for any other.
         num_threads: threads of a run; by default the physical cores that this process may use.
         revision, token, cache_dir, local_files_only: as huggingface_hub takes them; only for a hub id.

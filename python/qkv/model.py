@@ -31,7 +31,7 @@ class Model:
     Attributes:
         config: the checkpoint's configuration, in its own spelling.
         tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has no tokenizer.json.
-        dtype: of the weight matrices, "float32" or "bfloat16".
+        dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
         nbytes: bytes of all weights in memory.
         num_threads: threads of a run.
         program: the steps that run; `print(model.program)` shows them.

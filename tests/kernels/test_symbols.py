@@ -18,7 +18,7 @@ from qkv import _ext
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 only")
 
-ISAS = {"portable", "avx2", "avx512", "avx512_bf16"}
+ISAS = {"portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"}
 NOT_VECTOR = {"verr", "verw", "vmcall", "vmlaunch", "vmresume"}
 OWN_NAMESPACE = re.compile(r"^(?:[\w:]+ )?qkv::(\w+)::\(anonymous namespace\)::")
 # what a compiler puts in by itself: copies of memory, and the checks of a sanitizer build
@@ -57,7 +57,9 @@ def test_each_instruction_set_has_its_own_functions(code):
     assert {"ymm", "vfmadd231ps"} <= used["avx2"]
     assert "zmm" not in used["avx2"]
     assert "zmm" in used["avx512"]
-    assert "vdpbf16ps" not in used["avx512"]
+    assert "vpdpbusd" not in used["avx512"]
+    assert "vpdpbusd" in used["avx512_vnni"]
+    assert "vdpbf16ps" not in used["avx512"] | used["avx512_vnni"]
     assert "vdpbf16ps" in used["avx512_bf16"]
 
 

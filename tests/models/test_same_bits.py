@@ -13,7 +13,7 @@ import qkv
 from qkv import _ext
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 
 def digest(arrays: list[np.ndarray]) -> str:

@@ -10,6 +10,7 @@ namespace {
 constexpr int kLanes = 8;
 constexpr int kPanelVectors = 2;  // 6 x 2 accumulators + 2 weight vectors + 1 broadcast of 16 registers
 constexpr bool kDotBf16 = false;
+constexpr int kActivationOffset = 0;
 
 struct Mask {
   __m256 bits;
@@ -20,6 +21,7 @@ inline __m256i first_lanes(int64_t n) {
 }
 
 struct F32 {
+  using Lane = float;
   __m256 v;
 
   static F32 set(float x) { return {_mm256_set1_ps(x)}; }
@@ -27,6 +29,14 @@ struct F32 {
   static F32 load(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, first_lanes(n), v); }
+
+  void store_int8(uint8_t* p, int64_t n) const {
+    const __m256i i32 = _mm256_cvtps_epi32(v);
+    const __m128i i16 = _mm_packs_epi32(_mm256_castsi256_si128(i32), _mm256_extracti128_si256(i32, 1));
+    uint8_t bytes[16];
+    _mm_storeu_si128((__m128i*)bytes, _mm_packs_epi16(i16, i16));
+    __builtin_memcpy(p, bytes, (size_t)n);
+  }
 
   static F32 low_bf16(const uint16_t* pairs) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i*)pairs), 16))};
@@ -57,6 +67,39 @@ inline F32 round(F32 x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT
 inline F32 pow2(F32 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+}
+
+struct I32 {
+  using Lane = int32_t;
+  __m256i v;
+  static I32 load(const int32_t* p) { return {_mm256_loadu_si256((const __m256i*)p)}; }
+  void store(int32_t* p) const { _mm256_storeu_si256((__m256i*)p, v); }
+};
+
+inline F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.v)}; }
+
+struct I8 {
+  __m256i v;
+  static I8 load(const void* p) { return {_mm256_loadu_si256((const __m256i*)p)}; }
+  void store(void* p) const { _mm256_storeu_si256((__m256i*)p, v); }
+  static I8 low_nibbles(const void* p) { return {_mm256_and_si256(load(p).v, _mm256_set1_epi8(15))}; }
+  static I8 high_nibbles(const void* p) {
+    return {_mm256_and_si256(_mm256_srli_epi16(load(p).v, 4), _mm256_set1_epi8(15))};
+  }
+  static I8 spread(const uint8_t* p) {
+    const __m256i words = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+    return {_mm256_mullo_epi32(words, _mm256_set1_epi32(0x01010101))};
+  }
+  // No product reaches 256, so a 16-bit lane holds two of them side by side.
+  friend I8 operator*(I8 a, I8 b) { return {_mm256_mullo_epi16(a.v, _mm256_and_si256(b.v, _mm256_set1_epi16(255)))}; }
+  friend I8 operator+(I8 a, I8 b) { return {_mm256_add_epi8(a.v, b.v)}; }
+};
+
+// vpmaddubsw multiplies unsigned by signed bytes and saturates pairs: |a| (w * sign a) stays within 2 * 127 * 127.
+inline I32 dot(I32 acc, I8 w, uint32_t a) {
+  const __m256i four = _mm256_set1_epi32((int)a);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(w.v, four));
+  return {_mm256_add_epi32(acc.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
 }
 
 inline float reduce_add(F32 x) {

@@ -15,6 +15,12 @@ constexpr bool kDotBf16 = true;  // both operands bfloat16, products summed in f
 constexpr bool kDotBf16 = false;
 #endif
 
+#ifdef __AVX512VNNI__
+constexpr int kActivationOffset = 128;  // vpdpbusd multiplies unsigned bytes with signed ones
+#else
+constexpr int kActivationOffset = 0;
+#endif
+
 struct Mask {
   __mmask16 bits;
 };
@@ -22,6 +28,7 @@ struct Mask {
 inline __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 
 struct F32 {
+  using Lane = float;
   __m512 v;
 
   static F32 set(float x) { return {_mm512_set1_ps(x)}; }
@@ -29,6 +36,11 @@ struct F32 {
   static F32 load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+
+  void store_int8(uint8_t* p, int64_t n) const {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(kActivationOffset));
+    _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(n), biased);
+  }
 
   static F32 low_bf16(const uint16_t* pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
@@ -68,6 +80,44 @@ inline F32 round(F32 x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEARES
 inline F32 pow2(F32 n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+
+struct I32 {
+  using Lane = int32_t;
+  __m512i v;
+  static I32 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  void store(int32_t* p) const { _mm512_storeu_si512(p, v); }
+};
+
+inline F32 to_float(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+
+struct I8 {
+  __m512i v;
+  static I8 load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  void store(void* p) const { _mm512_storeu_si512(p, v); }
+  static I8 low_nibbles(const void* p) { return {_mm512_and_si512(load(p).v, _mm512_set1_epi8(15))}; }
+  static I8 high_nibbles(const void* p) {
+    return {_mm512_and_si512(_mm512_srli_epi16(load(p).v, 4), _mm512_set1_epi8(15))};
+  }
+  static I8 spread(const uint8_t* p) {
+    const __m512i words = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+    return {_mm512_mullo_epi32(words, _mm512_set1_epi32(0x01010101))};
+  }
+  // No product reaches 256, so a 16-bit lane holds two of them side by side.
+  friend I8 operator*(I8 a, I8 b) { return {_mm512_mullo_epi16(a.v, _mm512_and_si512(b.v, _mm512_set1_epi16(255)))}; }
+  friend I8 operator+(I8 a, I8 b) { return {_mm512_add_epi8(a.v, b.v)}; }
+};
+
+inline I32 dot(I32 acc, I8 w, uint32_t a) {
+  const __m512i four = _mm512_set1_epi32((int)a);
+#ifdef __AVX512VNNI__
+  return {_mm512_dpbusd_epi32(acc.v, four, w.v)};
+#else
+  // vpmaddubsw multiplies unsigned by signed bytes and saturates pairs: |a| (w * sign a) stays within 2 * 127 * 127.
+  const __m512i turned = _mm512_mask_sub_epi8(w.v, _mm512_movepi8_mask(four), _mm512_setzero_si512(), w.v);
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(four), turned);
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
 }
 
 inline float reduce_add(F32 x) {

@@ -7,9 +7,10 @@
 namespace qkv::QKV_ISA {
 namespace {
 
-constexpr int kLanes = 4;         // float32 lanes of a vector
-constexpr int kPanelVectors = 2;  // vectors across a weight panel: 6 x 2 accumulators + 3 fit 16 registers
-constexpr bool kDotBf16 = false;  // bfloat16 weights are widened, activations stay float32
+constexpr int kLanes = 4;             // float32 lanes of a vector
+constexpr int kPanelVectors = 2;      // vectors across a weight panel: 6 x 2 accumulators + 3 fit 16 registers
+constexpr bool kDotBf16 = false;      // bfloat16 weights are widened, activations stay float32
+constexpr int kActivationOffset = 0;  // quantised activations are signed bytes
 
 typedef float Vec4f __attribute__((vector_size(16)));
 typedef int32_t Vec4i __attribute__((vector_size(16)));
@@ -19,6 +20,7 @@ struct Mask {
 };
 
 struct F32 {
+  using Lane = float;
   Vec4f v;
 
   static F32 set(float x) { return {Vec4f{x, x, x, x}}; }
@@ -35,6 +37,9 @@ struct F32 {
   void store(float* p) const { __builtin_memcpy(p, &v, sizeof v); }
   void store(float* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+  }
+  void store_int8(uint8_t* p, int64_t n) const {  // integral values -127 ... 127, as bytes + kActivationOffset
+    for (int64_t i = 0; i < n; ++i) p[i] = (uint8_t)(int32_t)v[i];
   }
 
   // One lane holds a bfloat16 pair: elements 2k (low half) and 2k + 1 (high half) of one weight column.
@@ -71,6 +76,50 @@ inline F32 round(F32 x) {                   // to nearest, ties to even; |x| < 2
 inline F32 pow2(F32 n) {                                  // 2^n for integral n in -126 ... 127; 0 for n = -127
   const F32 biased = n + F32::set(12582912.0f + 127.0f);  // low mantissa bits now hold n + 127
   return {(Vec4f)((Vec4i)biased.v << 23)};
+}
+
+struct I32 {
+  using Lane = int32_t;
+  Vec4i v;
+
+  static I32 load(const int32_t* p) {
+    I32 r;
+    __builtin_memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  void store(int32_t* p) const { __builtin_memcpy(p, &v, sizeof v); }
+};
+
+inline F32 to_float(I32 x) { return {__builtin_convertvector(x.v, Vec4f)}; }
+
+// 4 * kLanes bytes: four neighbours of k for each of kLanes columns.
+struct I8 {
+  typedef int8_t Vec16b __attribute__((vector_size(16)));
+  typedef uint8_t Vec16u __attribute__((vector_size(16)));
+  Vec16b v;
+
+  static I8 load(const void* p) {
+    I8 r;
+    __builtin_memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  void store(void* p) const { __builtin_memcpy(p, &v, sizeof v); }
+  static I8 low_nibbles(const void* p) { return {load(p).v & 15}; }
+  static I8 high_nibbles(const void* p) { return {(Vec16b)((Vec16u)load(p).v >> 4)}; }
+  static I8 spread(const uint8_t* p) {  // each byte four times
+    I8 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = (int8_t)p[i / 4];
+    return r;
+  }
+  friend I8 operator*(I8 a, I8 b) { return {(Vec16b)((Vec16u)a.v * (Vec16u)b.v)}; }  // products up to 255
+  friend I8 operator+(I8 a, I8 b) { return {(Vec16b)((Vec16u)a.v + (Vec16u)b.v)}; }  // modulo 256
+};
+
+// acc + the sum of each column's four products of w and the four activations in `a`; w > -128
+inline I32 dot(I32 acc, I8 w, uint32_t a) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < 4; ++j) acc.v[i] += w.v[4 * i + j] * (int8_t)(a >> 8 * j);
+  return acc;
 }
 
 inline float reduce_add(F32 x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }

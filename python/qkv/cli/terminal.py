@@ -12,7 +12,7 @@ from qkv.errors import Error
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a run; by default one for each physical core.")]
-Dtype = Annotated[str, typer.Option(help="Type of the weights in memory: auto, float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="Type of the weights in memory: auto, float32, bfloat16, int8 or int4.")]
 
 
 def console() -> Console:

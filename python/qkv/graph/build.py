@@ -96,7 +96,8 @@ class Graph:
     def logits(self, x: Tensor, w: Weights, vocab_size: int) -> Tensor:
         """Scores of the next token, for the rows that a run wants them for."""
         wanted = Tensor(ops.Gather(), (x,), x.width, "logits")
-        return self.linear(wanted, w, vocab_size, bias=False)
+        matrix = Matrix(w.param("weight", (vocab_size, x.width)), None)
+        return Tensor(ops.Linear((matrix,), logits=True), (wanted,), vocab_size, "logits")
 
     def pool(self, x: Tensor, pooling: str) -> Tensor:
         """One row a sequence: the mean or max of its tokens, or the first or last of them."""

@@ -5,15 +5,20 @@ absorbed has no users left and is dropped.
     activate(linear(x)) * linear(x) -> one gated linear (GLU, Shazeer 2020)
     linear(x) + y                 -> linear with residual
     attention(linear(x), linear(x), linear(x)) -> slices of one linear
+
+and, once the types of the weights are known,
+
+    linear(x)                     -> linear(convert(x)), once for all linear layers that read x
+    convert(norm(x))              -> norm with a converted result
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from qkv.graph.tensor import Activate, Add, Attention, Linear, Multiply, Slice, Tensor
+from qkv.graph.tensor import Activate, Add, Attention, Convert, DType, Linear, Multiply, Norm, Slice, Tensor
 
 
 def in_order(outputs: Iterable[Tensor]) -> list[Tensor]:
@@ -95,3 +100,22 @@ def _merge_projections(node: Tensor, users: Counter[Tensor]) -> None:
     for x in qkv:
         x.op, x.inputs = Slice(start), (merged,)
         start += x.width
+
+
+def convert_inputs(outputs: Iterable[Tensor], activations: Callable[[Linear], DType]) -> list[Tensor]:
+    """Gives every linear layer its input in the type that its kernel reads; returns the tensors in order."""
+    outputs = list(outputs)
+    converted: dict[tuple[Tensor, DType], Tensor] = {}
+    for node in in_order(outputs):
+        if not isinstance(node.op, Linear) or (dtype := activations(node.op)) == "float32":
+            continue
+        x, *others = node.inputs
+        new = converted.setdefault((x, dtype), Tensor(Convert(), (x,), x.width, x.rows, dtype))
+        node.inputs = (new, *others)
+    nodes = in_order(outputs)
+    users = Counter(i for node in nodes for i in node.inputs) + Counter(outputs)
+    for new in converted.values():
+        (x,) = new.inputs
+        if isinstance(x.op, Norm) and users[x] == 1:
+            new.op, new.inputs = x.op, x.inputs
+    return in_order(outputs)

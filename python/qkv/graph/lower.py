@@ -9,7 +9,7 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.graph import tensor as ops
 from qkv.graph.build import Graph
-from qkv.graph.fuse import fuse
+from qkv.graph.fuse import convert_inputs, fuse
 from qkv.graph.pack import Packer
 from qkv.graph.tensor import Tensor
 
@@ -34,7 +34,7 @@ class Buffers:
 
     def __init__(self, program: _ext.Program, nodes: list[Tensor]) -> None:
         self._program = program
-        self._free: dict[tuple[int, str], list[int]] = {}
+        self._free: dict[tuple[int, str, str], list[int]] = {}
         self._number: dict[Tensor, int] = {}
         self._last_use = {base(x): i for i, node in enumerate(nodes) for x in node.inputs}
 
@@ -42,8 +42,8 @@ class Buffers:
         return self._number[base(x)]
 
     def make(self, x: Tensor) -> int:
-        free = self._free.setdefault((x.width, x.rows), [])
-        self._number[x] = free.pop() if free else self._program.buffer(x.width, x.rows)
+        free = self._free.setdefault((x.width, x.rows, x.dtype), [])
+        self._number[x] = free.pop() if free else self._program.buffer(x.width, x.rows, x.dtype)
         return self._number[x]
 
     def view(self, x: Tensor) -> tuple[int, int, int]:
@@ -54,7 +54,7 @@ class Buffers:
     def free_after(self, index: int, node: Tensor) -> None:
         for x in {base(i) for i in node.inputs}:
             if self._last_use[x] == index:
-                self._free[x.width, x.rows].append(self._number[x])
+                self._free[x.width, x.rows, x.dtype].append(self._number[x])
 
 
 def base(x: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ def lower(graph: Graph, packer: Packer) -> Lowered:
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
     """
-    nodes = fuse(graph.outputs.values())
+    fuse(graph.outputs.values())
+    nodes = convert_inputs(graph.outputs.values(), packer.activations)
     _pack_tied_first(nodes, packer)
     program = _ext.Program()
     buffers = Buffers(program, nodes)
@@ -87,7 +88,7 @@ def _pack_tied_first(nodes: list[Tensor], packer: Packer) -> None:
     tables = {node.op.tokens for node in nodes if isinstance(node.op, ops.Embed)}
     for node in nodes:
         if isinstance(node.op, ops.Linear) and node.op.parts[0].weight in tables:
-            packer.matrix(node.op.parts, gated=node.op.gated)
+            packer.matrix(node.op)
 
 
 def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Tensor) -> None:
@@ -104,8 +105,10 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             program.norm(buffers.make(node), buffers[inputs[0]], weight, bias, op.eps, op.centred)
         case ops.Linear() as op:
             residual = buffers[inputs[1]] if len(inputs) == 2 else -1
-            weight_ = packer.matrix(op.parts, gated=op.gated)
+            weight_ = packer.matrix(op)
             program.linear(buffers.make(node), buffers[inputs[0]], weight_, op.activation, residual)
+        case ops.Convert():
+            program.convert(buffers.make(node), buffers[inputs[0]])
         case ops.Attention() as op:
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.checkpoint import Param
-from qkv.graph.tensor import Matrix
+from qkv.graph.tensor import DType, Linear, Matrix
 
 
 def as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -21,19 +21,25 @@ class Packer:
     """Packs each weight once; steps that use the same one share it (tied embeddings)."""
 
     def __init__(self, dtype: str, threads: int) -> None:
-        """`dtype`: of packed matrices, "float32" or "bfloat16"."""
+        """`dtype`: of packed matrices, "float32", "bfloat16", "int8" or "int4". The output layer and embedding tables
+        are int8 where the others are int4: they lose most by it, and are read a row at a time or once a token."""
         self.dtype = dtype
+        self._wide = "int8" if dtype == "int4" else dtype
         self.threads = threads
         self.nbytes = 0
         self._done: dict[tuple[object, ...], _ext.Weight] = {}
 
-    def matrix(self, parts: tuple[Matrix, ...], *, gated: bool) -> _ext.Weight:
+    def activations(self, op: Linear) -> DType:
+        """The type of input that the layer's kernel reads."""
+        return _ext.activations_of(self._dtype_of(op))
+
+    def matrix(self, op: Linear) -> _ext.Weight:
         """Layers with the same input as one weight: side by side, or gate and up halves."""
-        key = (parts, gated)
+        key = parts, gated = op.parts, op.gated
         if key not in self._done:
             out = sum(part.out_features for part in parts)
             width = parts[0].weight.shape[0 if parts[0].transposed else 1]
-            weight = _ext.Weight(out, width, self.dtype, "gated" if gated else "panels")
+            weight = _ext.Weight(out, width, self._dtype_of(op), "gated" if gated else "panels")
             at = 0
             for half, part in enumerate(parts):
                 place = (0, half) if gated else (at, 0)
@@ -52,7 +58,7 @@ class Packer:
         key = tied if tied in self._done else (rows,)
         if key not in self._done:
             count, width = rows.shape
-            weight = _ext.Weight(count, width, self.dtype, "rows")
+            weight = _ext.Weight(count, width, self._wide, "rows")
             weight.fill(rows.read(), 0, 0, self.threads)
             rows.release()
             self._keep(key, weight)
@@ -62,6 +68,9 @@ class Packer:
         """A norm's weight or bias."""
         self.nbytes += 4 * values.shape[0]
         return [float(x) for x in as_float32(values.read())]
+
+    def _dtype_of(self, op: Linear) -> str:
+        return self._wide if op.logits else self.dtype
 
     def _keep(self, key: tuple[object, ...], weight: _ext.Weight) -> None:
         self._done[key] = weight

@@ -10,6 +10,7 @@ from typing import Literal
 from qkv.checkpoint import Param
 
 Rows = Literal["tokens", "sequences", "logits"]  # what a buffer has one row for
+DType = Literal["float32", "bfloat16", "int8"]  # of a buffer
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,18 @@ class Norm:
 class Linear:
     """inputs: x, and what is added to the result if there are two.
 
-    `parts` side by side; when gated they are (gate, up) and the result is activation(gate) * up."""
+    `parts` side by side; when gated they are (gate, up) and the result is activation(gate) * up. `logits`: the output
+    layer, whose weights are kept at 8 bits or more."""
 
     parts: tuple[Matrix, ...]
     activation: str = "identity"
     gated: bool = False
+    logits: bool = False
+
+
+@dataclass(frozen=True)
+class Convert:
+    """float32 rows as a linear layer of narrower weights reads them."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +111,18 @@ class Pool:
     pooling: str
 
 
-Op = Embed | Rotary | Norm | Linear | Slice | Activate | Add | Multiply | Attention | Gather | Pool
+Op = Embed | Rotary | Norm | Linear | Convert | Slice | Activate | Add | Multiply | Attention | Gather | Pool
 
 
 @dataclass(eq=False)
 class Tensor:
-    """[rows, width] float32, to be computed by `op` from `inputs`."""
+    """[rows, width], to be computed by `op` from `inputs`. Models only make float32."""
 
     op: Op
     inputs: tuple[Tensor, ...]
     width: int
     rows: Rows = "tokens"
+    dtype: DType = "float32"
 
     def __add__(self, other: Tensor) -> Tensor:
         return self._elementwise(Add(), other)
