@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -61,17 +62,23 @@ struct Job {
   const void* context;
 };
 
-// `ticket` holds the number of the job (high half) and how many of its tasks nobody has taken yet (low half). Who
-// lowers it by one has a task, and the job can't end or change before that task is done: so job_ needs no lock.
+// Each thread has a range of neighbouring tasks, which for a linear layer are neighbours in memory too, and takes from
+// the others' ranges when its own is done. A ticket holds the number of the job (high half) and how many tasks of a
+// range nobody has taken yet (low half). Who lowers it by one has a task, and the job can't end or change before that
+// task is done: so job_ needs no lock.
 class Team {
  public:
+  explicit Team(int threads) : tickets_(static_cast<size_t>(threads)) {}
+
   void run(const Job& job) {
     job_ = job;
     done_.store(0, std::memory_order_relaxed);
-    const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-    ticket_.store(number << 32 | static_cast<uint64_t>(job.tasks), std::memory_order_release);
-    while (work(0)) {
+    ++number_;
+    for (int thread = 0; thread < threads(); ++thread) {
+      const int64_t count = end_of(thread) - end_of(thread - 1);
+      ticket(thread).store(number_ << 32 | static_cast<uint64_t>(count), std::memory_order_release);
     }
+    work(0);
     for (Wait wait; done_.load(std::memory_order_acquire) < job.tasks;) wait();
   }
 
@@ -79,28 +86,48 @@ class Team {
   void serve(int thread) {
     leave_core(callers_core_);
     for (Wait wait; !over_.load(std::memory_order_acquire);) {
+      const uint64_t seen = ticket(thread).load(std::memory_order_acquire);
       if (work(thread)) wait = Wait();
-      else wait();
+      else
+        while (ticket(thread).load(std::memory_order_relaxed) == seen && !over_.load(std::memory_order_relaxed)) wait();
     }
   }
 
   void dismiss() { over_.store(true, std::memory_order_release); }
 
  private:
-  // Takes and does one task; false when there is none.
+  struct alignas(kAlignment) Ticket {
+    std::atomic<uint64_t> value{0};
+  };
+
+  int threads() const { return static_cast<int>(tickets_.size()); }
+  std::atomic<uint64_t>& ticket(int thread) { return tickets_[static_cast<size_t>(thread)].value; }
+  int64_t end_of(int thread) const { return job_.tasks * (thread + 1) / threads(); }
+
+  // Does what there is to do, first of the thread's own range; false when there was nothing.
   bool work(int thread) {
-    uint64_t ticket = ticket_.load(std::memory_order_relaxed);
+    bool worked = false;
+    for (int i = 0; i < threads(); ++i)
+      while (take((thread + i) % threads(), thread)) worked = true;
+    return worked;
+  }
+
+  // Takes and does one task of `owner`'s range; false when there is none.
+  bool take(int owner, int thread) {
+    uint64_t seen = ticket(owner).load(std::memory_order_relaxed);
     do {
-      if (static_cast<uint32_t>(ticket) == 0) return false;
-    } while (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acquire, std::memory_order_relaxed));
-    job_.body(job_.context, job_.tasks - static_cast<uint32_t>(ticket), thread);
+      if (static_cast<uint32_t>(seen) == 0) return false;
+    } while (
+        !ticket(owner).compare_exchange_weak(seen, seen - 1, std::memory_order_acquire, std::memory_order_relaxed));
+    job_.body(job_.context, end_of(owner) - static_cast<uint32_t>(seen), thread);
     done_.fetch_add(1, std::memory_order_release);
     return true;
   }
 
   const int callers_core_ = current_core();
   Job job_{};
-  alignas(kAlignment) std::atomic<uint64_t> ticket_{0};
+  uint64_t number_ = 0;  // of the job
+  std::vector<Ticket> tickets_;
   alignas(kAlignment) std::atomic<int64_t> done_{0};
   std::atomic<bool> over_{false};
 };
@@ -112,7 +139,7 @@ thread_local Team* my_team = nullptr;
 void run_with_team(int threads, void (*body)(const void*), const void* context) {
   if (threads <= 1 || my_team || threads_lost) return body(context);
   threads_started = true;
-  Team team;
+  Team team(threads);
   std::exception_ptr error;  // may not leave the parallel region by itself
 #pragma omp parallel num_threads(threads)
   {

@@ -57,8 +57,8 @@ def test_weights_are_the_nearest_integers(isa: str, dtype: str) -> None:
         assert len(np.unique(line)) <= 16
         steps = np.diff(np.unique(line))
         assert (steps % steps.min() == 0).all()
-    # Equal steps over the span of a group, not clipped, err by step^2 / 12 on average. That the multiplier and the offset
-    # must be integers costs a little.
+    # Equal steps over the span of a group, not clipped, err by step^2 / 12 on average. Integers as multiplier and
+    # offset cost a little.
     span = exact.max(axis=2) - exact.min(axis=2)
     assert ((groups - exact) ** 2).mean() <= 1.15 * ((span / 15) ** 2 / 12).mean()
 
