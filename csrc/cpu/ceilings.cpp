@@ -33,8 +33,8 @@ double seconds_of(int threads, double seconds, const Call& call) {
 
 double peak_rate(const Kernels& kernels, DType dtype, int threads, double seconds) {
   const auto peak = dtype == DType::float32 ? kernels.peak_float32 : kernels.peak_bfloat16;
-  constexpr int64_t kRounds = 1000;  // some microseconds
-  const int64_t tasks = 32 * threads;
+  constexpr int64_t kRounds = 8000;  // some ten microseconds
+  const int64_t tasks = 4 * threads;
   const double operations = static_cast<double>(tasks) * peak(kRounds);
   return operations /
          seconds_of(threads, seconds, [&] { parallel_for(tasks, threads, [&](int64_t, int) { peak(kRounds); }); });

@@ -19,18 +19,23 @@ double peak(int64_t rounds) {
   for (uint32_t& word : a) word = 0x3c003c00 | ((random = random * 1664525 + 1013904223) >> 8 & 0x00ff00ff);
   for (uint32_t& word : b) word = 0x3c003c00 | ((random = random * 1664525 + 1013904223) >> 8 & 0x00ff00ff);
 
+  // These loops are unrolled so that the sums are registers.
   F32 sums[kTileRows][kPanelVectors];
-  for (auto& row : sums)
-    for (F32& sum : row) sum = F32::set(0);
+#pragma GCC unroll 6
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = F32::set(0);
   for (int64_t i = 0; i < rounds; ++i) {
     __asm__ volatile("" : : "r"(a), "r"(b) : "memory");  // the operands count as changed: nothing is computed ahead
     Format::step(sums, (const typename Format::A*)a, int64_t{sizeof *a / sizeof(typename Format::A)},
                  (const typename Format::B*)b);
   }
   alignas(kAlignment) float out[kLanes];
-  for (auto& row : sums)
-    for (F32& sum : row) {
-      sum.store(out);
+#pragma GCC unroll 6
+  for (int r = 0; r < kTileRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kPanelVectors; ++v) {
+      sums[r][v].store(out);
       __asm__ volatile("" : : "r"(out) : "memory");  // the sums count as used
     }
   return 2.0 * Format::kGroup * kTileRows * kPanelVectors * kLanes * (double)rounds;
