@@ -11,8 +11,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +21,16 @@ import threadpoolctl
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.special import erf
 
 from benchmarks.timing import Pair, paired
 from qkv import _ext, machine, ops
+from qkv.bench.rows import Beside, normal, np_gelu, np_layer_norm, np_softmax, row_cases
 
 THREADS = machine.default_threads()
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Case:
-    name: str
-    numpy: Callable[[], Array]
-    qkv: Callable[[], Array]
-
-
 # --- NumPy's side -------------------------------------------------------------------------------------------
-
-
-def np_softmax(x: Array) -> Array:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def np_layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(eps)) * weight + bias
-
-
-def np_rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
-    return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(eps)) * weight
-
-
-def np_gelu(x: Array) -> Array:
-    return x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5)))
-
-
-def np_gelu_tanh(x: Array) -> Array:
-    return x * np.float32(0.5) * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
-
-
-def np_rope(x: Array, cosine: Array, sine: Array) -> Array:
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1)
 
 
 def np_attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
@@ -112,11 +77,7 @@ def bert_layer(x: Array, packs: dict[str, _ext.Weight], w: dict[str, Array], b: 
 # --- the cases ----------------------------------------------------------------------------------------------
 
 
-def normal(*shape: int) -> Array:
-    return np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32)
-
-
-def linear_cases() -> Iterator[Case]:
+def linear_cases() -> Iterator[Beside]:
     for rows, n_in, n_out in (
         (1, 768, 768),
         (1, 768, 3072),
@@ -126,60 +87,42 @@ def linear_cases() -> Iterator[Case]:
     ):
         x, w, b = normal(rows, n_in), normal(n_out, n_in) / 28, normal(n_out)
         pack = packed(w, b)
-        yield Case(
+        yield Beside(
             f"linear, {rows} row{'s' * (rows > 1)}, {n_in} → {n_out}",
             lambda x=x, w=w, b=b: x @ w.T + b,
             lambda x=x, pack=pack: linear(x, pack),
         )
     x, w, b = normal(128, 768), normal(3072, 768) / 28, normal(3072)
-    yield Case("ops.linear (packs in each call), 128 rows", lambda: x @ w.T + b, lambda: ops.linear(x, w, b))
+    yield Beside("ops.linear (packs in each call), 128 rows", lambda: x @ w.T + b, lambda: ops.linear(x, w, b))
     pack = packed(w, b)
-    yield Case("linear + GELU, 128 rows", lambda: np_gelu(x @ w.T + b), lambda: linear(x, pack, "gelu"))
+    yield Beside("linear + GELU, 128 rows", lambda: np_gelu(x @ w.T + b), lambda: linear(x, pack, "gelu"))
     w2, b2 = normal(768, 3072) / 55, normal(768)
     pack2 = packed(w2, b2)
-    yield Case(
+    yield Beside(
         "FFN, 128 rows",
         lambda: np_gelu(x @ w.T + b) @ w2.T + b2,
         lambda: linear(linear(x, pack, "gelu"), pack2),
     )
 
 
-def row_cases() -> Iterator[Case]:
-    x, weight, bias = normal(128, 768), normal(768), normal(768)
-    yield Case(
-        "LayerNorm, 128 × 768",
-        lambda: np_layer_norm(x, weight, bias),
-        lambda: ops.layer_norm(x, weight, bias),
-    )
-    yield Case("RMSNorm, 128 × 768", lambda: np_rms_norm(x, weight), lambda: ops.rms_norm(x, weight))
-    wide, scores = normal(128, 3072), normal(12, 128, 128)
-    yield Case("softmax, 1536 × 128", lambda: np_softmax(scores), lambda: ops.softmax(scores))
-    yield Case("GELU, 128 × 3072", lambda: np_gelu(wide), lambda: ops.gelu(wide))
-    yield Case("GELU (tanh), 128 × 3072", lambda: np_gelu_tanh(wide), lambda: ops.gelu(wide, "tanh"))
-    heads = normal(32, 128, 64)
-    angles = np.arange(128)[:, None] * 10000.0 ** -(np.arange(32) / 32)
-    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    yield Case("RoPE, 32 heads of 128 × 64", lambda: np_rope(heads, cosine, sine), lambda: ops.rope(heads))
-
-
-def attention_cases() -> Iterator[Case]:
+def attention_cases() -> Iterator[Beside]:
     for tokens in (32, 128, 512):
         x = [normal(tokens + i, 12, 64)[:tokens].swapaxes(0, 1) for i in range(3)]  # as a layer's projections lie
-        yield Case(
+        yield Beside(
             f"attention, 12 heads, {tokens} tokens",
             lambda x=x: np_attention(*x),
             lambda x=x: ops.attention(*x),
         )
     q, k, v = (normal(512 + i, 12, 64)[:512].swapaxes(0, 1) for i in range(3))
     mask = np.triu(np.full((512, 512), -np.inf, np.float32), 1)
-    yield Case(
+    yield Beside(
         "causal attention, 12 heads, 512 tokens",
         lambda: np_attention(q, k, v, mask),
         lambda: ops.attention(q, k, v, causal=True),
     )
 
 
-def layer_cases() -> Iterator[Case]:
+def layer_cases() -> Iterator[Beside]:
     shapes = dict.fromkeys(("query", "key", "value", "output"), (768, 768))
     shapes |= {"up": (3072, 768), "down": (768, 3072)}
     w = {name: normal(*shape) / np.float32(shape[1] ** 0.5) for name, shape in shapes.items()}
@@ -189,7 +132,7 @@ def layer_cases() -> Iterator[Case]:
     b |= {name: normal(768) for name in ("norm1", "norm2")}
     for tokens in (16, 128):
         x = normal(tokens, 768)
-        yield Case(
+        yield Beside(
             f"BERT-base layer, {tokens} tokens",
             lambda x=x: np_bert_layer(x, w, b),
             lambda x=x: bert_layer(x, packs, w, b),
@@ -231,7 +174,7 @@ def setting() -> dict[str, Any]:
     }
 
 
-def measure(case: Case, seconds: float) -> Pair:
+def measure(case: Beside, seconds: float) -> Pair:
     np.testing.assert_allclose(case.qkv(), case.numpy(), rtol=1e-4, atol=1e-4, err_msg=case.name)
     return paired(case.numpy, case.qkv, seconds)
 

@@ -5,6 +5,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <string>
+
+#include "cpu/weight.h"
+
 namespace qkv {
 
 namespace py = pybind11;
@@ -12,9 +17,14 @@ namespace py = pybind11;
 // C-contiguous float32, converted when it is not. Who cares about silent copies checks in Python.
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-void register_system(py::module_& m);   // instruction sets
-void register_weight(py::module_& m);   // packed weights
-void register_program(py::module_& m);  // programs, KV cache, runs
-void register_ops(py::module_& m);      // kernels on arrays
+DType dtype_of(const std::string& name);  // throws Error for names of no type
+// Throws Error unless x fits the weight, and residual the result.
+void check_linear(const FloatArray& x, const Weight& weight, const std::optional<FloatArray>& residual);
+
+void register_system(py::module_& m);    // instruction sets
+void register_weight(py::module_& m);    // packed weights
+void register_program(py::module_& m);   // programs, KV cache, runs
+void register_ops(py::module_& m);       // kernels on arrays
+void register_ceilings(py::module_& m);  // what the machine gives, timed
 
 }  // namespace qkv

@@ -17,4 +17,5 @@ PYBIND11_MODULE(_ext, m) {
   qkv::register_weight(m);
   qkv::register_program(m);
   qkv::register_ops(m);
+  qkv::register_ceilings(m);
 }

@@ -61,10 +61,8 @@ py::array_t<float> norm_rows(const FloatArray& x, const FloatArray& weight, cons
 
 py::array_t<float> linear_rows(const FloatArray& x, const Weight& weight, const std::string& activation,
                                const std::optional<FloatArray>& residual, int threads) {
-  require(weight.layout() != Layout::rows, "linear: needs a weight in panels");
-  require(x.ndim() == 2 && x.shape(1) == weight.in(), "linear: x must be [rows, ", weight.in(), "]");
+  check_linear(x, weight, residual);
   const int64_t rows = x.shape(0);
-  if (residual) check(*residual, "linear: residual", {rows, weight.half_out()});
   const Function function = function_of(activation);
   py::array_t<float> y({rows, weight.half_out()});
   float* out = y.mutable_data();
@@ -127,6 +125,12 @@ py::array_t<float> attention_heads(const FloatArray& q, const FloatArray& k, con
 }
 
 }  // namespace
+
+void check_linear(const FloatArray& x, const Weight& weight, const std::optional<FloatArray>& residual) {
+  require(weight.layout() != Layout::rows, "linear: needs a weight in panels");
+  require(x.ndim() == 2 && x.shape(1) == weight.in(), "linear: x must be [rows, ", weight.in(), "]");
+  if (residual) check(*residual, "linear: residual", {x.shape(0), weight.half_out()});
+}
 
 void register_ops(py::module_& m) {
   using namespace py::literals;

@@ -102,6 +102,11 @@ struct Kernels {
   void (*softmax)(const float* x, float* y, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);  // y += x
+
+  // Ceilings of one core; see peak.h. Rounds of multiply-adds, and what they count as operations.
+  double (*peak_float32)(int64_t rounds);
+  double (*peak_bfloat16)(int64_t rounds);
+  float (*read)(const float* x, int64_t n);  // n: a multiple of 128
 };
 
 extern const Kernels kernels_portable;

@@ -9,6 +9,7 @@
 #include "elementwise.h"
 #include "linear.h"
 #include "norm.h"
+#include "peak.h"
 
 #define QKV_TEXT_OF(x) #x
 #define QKV_TEXT(x) QKV_TEXT_OF(x)
@@ -38,6 +39,9 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .softmax = softmax,
     .map = apply,
     .add = add,
+    .peak_float32 = peak<Float32Format>,
+    .peak_bfloat16 = peak<PeakOfBf16<kDotBf16>::Format>,
+    .read = read,
 };
 
 }  // namespace qkv

@@ -165,3 +165,30 @@ def attention(
 
     rotary: [keys, rotary_dim], of which queries take the last rows.
     """
+
+# --- ceilings: what the machine gives, timed ----------------------------------------------------------------
+
+def peak_rate(dtype: str, threads: int, seconds: float) -> float:
+    """Operations per second on products of this type, with operands in L1; a multiply-add counts as two."""
+
+@final
+class Stream:
+    """Memory to read."""
+
+    def __init__(self, nbytes: int) -> None: ...
+    def read_rate(self, threads: int, seconds: float) -> float:
+        """Bytes read per second, all of it over and over for at least `seconds`."""
+
+def linear_seconds(
+    x: _Float32,
+    weight: Weight,
+    activation: str,
+    residual: _Float32 | None,
+    prepared: bool,
+    threads: int,
+    seconds: float,
+) -> float:
+    """Seconds of one `linear`, repeated for at least `seconds`.
+
+    `prepared`: x is converted for the kernel beforehand, and not in that time.
+    """

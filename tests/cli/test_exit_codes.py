@@ -36,6 +36,10 @@ COMMAND = [sys.executable, "-m", "qkv.cli"]
         (["encode", "MODEL", "hi", "--out", "/"], "directory"),
         (["encode", "MODEL", "hi", "--threads", "0"], "--threads"),
         (["demo", "--model", "/nowhere"], "'/nowhere' does not exist"),
+        (["bench", "--only", "gemm,bogus"], "--only: there is no 'bogus'; choose from gemm, decode"),
+        (["bench", "--dtype", "int3"], "--dtype: there is no 'int3'; choose from float32"),
+        (["bench", "--out", "figures.txt"], "--out figures.txt: pictures are .png"),
+        (["bench", "--out", "/nowhere/x.png"], "there is no folder /nowhere"),
     ],
 )
 def test_errors_are_one_line(
@@ -70,7 +74,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in [[], ["--help"], ["-h"]]:
         assert main(arguments) == 0
         shown = capsys.readouterr().out
-        assert all(command in shown for command in ["info", "demo", "encode", "generate"])
+        assert all(command in shown for command in ["info", "demo", "encode", "generate", "bench"])
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qkv.cli.bench import bench
 from qkv.cli.demo import demo
 from qkv.cli.encode import encode
 from qkv.cli.generate import generate
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run transformer models on this machine's CPU: Hugging Face checkpoints as they are.",
 )
-for command in (info, demo, encode, generate):
+for command in (info, demo, encode, generate, bench):
     app.command()(command)
 
 

@@ -1,0 +1,68 @@
+#include "ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "error.h"
+#include "threads.h"
+
+namespace qkv {
+namespace {
+
+constexpr int64_t kChunk = int64_t{1} << 20;  // bytes of memory that a thread reads in one go
+
+// Seconds of one call, by one team that is awake: the first call wakes it, fills caches, and does not count.
+template <class Call>
+double seconds_of(int threads, double seconds, const Call& call) {
+  using Clock = std::chrono::steady_clock;
+  std::chrono::duration<double> passed{};
+  int64_t calls = 0;
+  with_team(threads, [&] {
+    call();
+    const auto start = Clock::now();
+    do {
+      call();
+      ++calls;
+      passed = Clock::now() - start;
+    } while (passed.count() < seconds);
+  });
+  return passed.count() / static_cast<double>(calls);
+}
+
+}  // namespace
+
+double peak_rate(const Kernels& kernels, DType dtype, int threads, double seconds) {
+  const auto peak = dtype == DType::float32 ? kernels.peak_float32 : kernels.peak_bfloat16;
+  constexpr int64_t kRounds = 8000;  // some ten microseconds
+  const int64_t tasks = 4 * threads;
+  const double operations = static_cast<double>(tasks) * peak(kRounds);
+  return operations /
+         seconds_of(threads, seconds, [&] { parallel_for(tasks, threads, [&](int64_t, int) { peak(kRounds); }); });
+}
+
+Stream::Stream(int64_t bytes) {
+  require(bytes > 0 && bytes <= int64_t{1} << 40, "Stream: ", bytes, " bytes is not a size");
+  memory_ = Memory(static_cast<size_t>((bytes + kChunk - 1) / kChunk * kChunk));
+  std::fill_n(memory_.floats(), memory_.bytes() / sizeof(float), 1.0f);  // until written, all pages are the same one
+}
+
+double Stream::read_rate(const Kernels& kernels, int threads, double seconds) const {
+  const auto chunks = static_cast<int64_t>(memory_.bytes()) / kChunk;
+  constexpr int64_t kFloats = kChunk / int64_t{sizeof(float)};
+  const double once = seconds_of(threads, seconds, [&] {
+    parallel_for(chunks, threads, [&](int64_t task, int) { kernels.read(memory_.floats() + task * kFloats, kFloats); });
+  });
+  return static_cast<double>(memory_.bytes()) / once;
+}
+
+double linear_seconds(const Weight& w, const float* x, int64_t rows, Function activation, const float* residual,
+                      bool prepared, int threads, double seconds) {
+  Memory copy, y(static_cast<size_t>(rows * w.half_out()) * sizeof(float));
+  if (!prepared)
+    return seconds_of(threads, seconds, [&] { linear(w, x, rows, activation, residual, y.floats(), threads, copy); });
+  const Activations activations = prepare(w, x, rows, threads, copy);
+  return seconds_of(threads, seconds,
+                    [&] { multiply(w, activations, rows, activation, residual, y.floats(), threads); });
+}
+
+}  // namespace qkv
