@@ -5,13 +5,24 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc python -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: demo test check format sanitize bench clean
+.PHONY: demo test test-arm check format sanitize bench clean
 
 demo: .venv/demo
 	$(BIN)/qkv demo $(if $(MODEL),--model $(MODEL))
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+# The kernels on 64-bit Arm: cross-compiled, and run by an emulator of a core that has every extension. Wants Debian's
+# packages g++-aarch64-linux-gnu and qemu-user; the rest comes into build/arm. Tests that need PyTorch are left out.
+test-arm: .venv/test build/arm/fetched build/arm/tiny
+	$(BIN)/cmake -S . -B build/arm/ext -G Ninja -DCMAKE_TOOLCHAIN_FILE=tools/arm/toolchain.cmake \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/arm/ext
+	rm -rf build/arm/python && cp -r python build/arm/python && rm -f build/arm/python/qkv/_ext*.so
+	cp build/arm/ext/_ext*.so build/arm/python/qkv/
+	PYTHONPATH=build/arm/python QKV_TINY=build/arm/tiny \
+	  tools/arm/python -m pytest tests/kernels tests/models/test_same_bits.py --timeout 900
 
 check: .venv/check
 	$(BIN)/ruff check
@@ -58,12 +69,22 @@ clean:
 	$(PIP) --no-deps --require-hashes -r requirements/demo.txt
 	@touch $@
 
-.venv/test: requirements/test.txt .venv/demo
+.venv/test: requirements/test.txt requirements/test-kernels.txt .venv/demo
 	$(PIP) -r requirements/test.txt
 	@touch $@
 
 .venv/bench: requirements/bench.txt .venv/test
 	$(PIP) -r requirements/bench.txt
+	@touch $@
+
+build/arm/fetched: tools/arm/fetch.sh requirements/run.txt requirements/test-kernels.txt | .venv/bin/python
+	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } >/dev/null || \
+	  { echo "Missing: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 1; }
+	tools/arm/fetch.sh $(BIN)/pip
+	@touch $@
+
+build/arm/tiny: tests/tiny.py | .venv/test
+	$(BIN)/python -m tests.tiny $@
 	@touch $@
 
 .venv/check: requirements/check.txt | .venv/bin/python

@@ -12,7 +12,6 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may reach for the network
 
 from qkv import _ext
-from tests.tiny import make_tiny
 
 
 @pytest.fixture(params=_ext.available_isas())
@@ -26,11 +25,15 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """tiny(case) -> folder of the case's random checkpoint, made once."""
+    """tiny(case) -> folder of the case's random checkpoint, made once, or found in the folder QKV_TINY."""
     folders: dict[str, Path] = {}
 
     def folder(case: str) -> Path:
+        if ready := os.environ.get("QKV_TINY"):
+            return Path(ready) / case
         if case not in folders:
+            from tests.tiny import make_tiny  # needs transformers, which tests of kernels do without
+
             folders[case] = make_tiny(case, tmp_path_factory.mktemp(case))
         return folders[case]
 

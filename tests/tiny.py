@@ -1,7 +1,11 @@
-"""Tiny random checkpoints, made with transformers; awkward sizes on purpose: nothing is a multiple of a vector."""
+"""Tiny random checkpoints, made with transformers; awkward sizes on purpose: nothing is a multiple of a vector.
+
+`python -m tests.tiny FOLDER` makes all of them, for tests that run where there is no transformers.
+"""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,3 +80,8 @@ def make_tiny(case: str, folder: Path) -> Path:
     """Writes the case's checkpoint to `folder`."""
     CASES[case].make().save_pretrained(folder)
     return folder
+
+
+if __name__ == "__main__":
+    for name in CASES:
+        make_tiny(name, Path(sys.argv[1]) / name)

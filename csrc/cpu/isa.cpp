@@ -8,6 +8,9 @@
 #ifdef QKV_X86
 #include <cpuid.h>
 #endif
+#if defined(QKV_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace qkv {
 namespace {
@@ -37,6 +40,21 @@ struct Cpu {
 };
 #endif
 
+#ifdef QKV_ARM
+// Bits of Linux's arch/arm64/include/uapi/asm/hwcap.h, by number: headers of older systems lack some names. The kernel
+// tells what both the core and it support. Elsewhere NEON itself is all that is taken for granted.
+struct Cpu {
+  bool dotprod = false, bf16 = false;
+
+#ifdef __linux__
+  Cpu() {
+    dotprod = getauxval(AT_HWCAP) >> 20 & 1;
+    bf16 = getauxval(AT_HWCAP2) >> 14 & 1;
+  }
+#endif
+};
+#endif
+
 std::vector<const Kernels*> tables() {
   std::vector<const Kernels*> found = {&kernels_portable};
 #ifdef QKV_X86
@@ -47,6 +65,12 @@ std::vector<const Kernels*> tables() {
   // Intel's cores start a 512-bit vdpbf16ps every fourth time they start a float32 multiply-add (measured on Sapphire
   // Rapids: 1.3 against 5.4 per nanosecond), so widening is faster there. Zen 4 starts one a cycle: twice float32.
   if (cpu.avx512_bf16) found.insert(cpu.intel ? found.end() - 1 : found.end(), &kernels_avx512_bf16);
+#endif
+#ifdef QKV_ARM
+  const Cpu cpu;
+  found.push_back(&kernels_neon);
+  if (cpu.dotprod) found.push_back(&kernels_neon_dotprod);
+  if (cpu.dotprod && cpu.bf16) found.push_back(&kernels_neon_bf16);
 #endif
   return found;
 }

@@ -28,6 +28,9 @@ class Wait {
 #ifdef QKV_X86
     else __builtin_ia32_pause();
 #endif
+#ifdef QKV_ARM
+    else __asm__ volatile("isb");  // `yield` does nothing on most cores; this waits some ten cycles
+#endif
   }
 
  private:

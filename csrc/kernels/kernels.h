@@ -116,5 +116,10 @@ extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_vnni;
 extern const Kernels kernels_avx512_bf16;
 #endif
+#ifdef QKV_ARM
+extern const Kernels kernels_neon;
+extern const Kernels kernels_neon_dotprod;
+extern const Kernels kernels_neon_bf16;
+#endif
 
 }  // namespace qkv

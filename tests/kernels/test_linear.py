@@ -113,7 +113,9 @@ def test_sources(isa, dtype, source, view):
 def test_float16_sources_keep_subnormals_infinities_and_nan(isa):
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)[:, None]
     y = _ext.linear(np.ones((1, 1), np.float32), pack(every), "identity", None, 1)
-    np.testing.assert_array_equal(y[0], every[:, 0].astype(np.float32))
+    with np.errstate(invalid="ignore"):  # some machines report that signalling NaNs become quiet
+        expected = every[:, 0].astype(np.float32)
+    np.testing.assert_array_equal(y[0], expected)
 
 
 def test_weights_filled_in_parts_equal_weights_filled_at_once(isa):

@@ -2,12 +2,12 @@
 
 The danger is a function that several units compile, such as a std:: template: the linker keeps one copy, possibly
 AVX-512's, for everyone. The finished module is disassembled to show that kernels share no function with anything,
-and that every VEX or EVEX instruction (these, and hardly any others, have names that start with v) lies in a
-function of an AVX namespace.
+and that every instruction that not all machines have lies in a function of a namespace whose instruction set has it.
 """
 
 import platform
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -16,10 +16,21 @@ import pytest
 
 from qkv import _ext
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 only")
+MACHINE = platform.machine()
+ISAS = {
+    "x86_64": {"portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"},
+    "aarch64": {"portable", "neon", "neon_dotprod", "neon_bf16"},
+}.get(MACHINE, set())
+# Names of instructions that not every machine has. Those with VEX or EVEX, and hardly any others, start with v.
+SPECIAL = {
+    "x86_64": re.compile(r"v(?!err$|erw$|mcall$|mlaunch$|mresume$)"),
+    "aarch64": re.compile(r"([su]|us|su)dot$|(s|u|us|bf)mmla$|bf(dot|mlal|cvt)"),
+}.get(MACHINE)
+COMMON = {None, "portable", "neon"}  # what must do without them
+JUMPS = {"x86_64": ("call", "j"), "aarch64": ("b", "cb", "tb")}.get(MACHINE)
 
-ISAS = {"portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"}
-NOT_VECTOR = {"verr", "verw", "vmcall", "vmlaunch", "vmresume"}
+pytestmark = pytest.mark.skipif(not ISAS, reason="written for x86-64 and 64-bit Arm")
+
 OWN_NAMESPACE = re.compile(r"^(?:[\w:]+ )?qkv::(\w+)::\(anonymous namespace\)::")
 # what a compiler puts in by itself: copies of memory, and the checks of a sanitizer build
 FROM_THE_COMPILER = re.compile(r"^(mem(set|cpy|move)|__(asan|ubsan)_\w+|__stack_chk_fail)@plt$")
@@ -35,7 +46,8 @@ def unit(function: str) -> str | None:
 def code() -> dict[str, list[tuple[str, str]]]:
     """For each function of the module, its instructions: (mnemonic, operands)."""
     module = Path(str(_ext.__file__))
-    command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", module]
+    tool = shutil.which(f"{MACHINE}-linux-gnu-objdump") or "objdump"  # the machine may be an emulated one
+    command = [tool, "--disassemble", "--demangle", "--no-show-raw-insn", module]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     function = ""
@@ -47,13 +59,23 @@ def code() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_each_instruction_set_has_its_own_functions(code):
-    """Also shows that this file looks at something: a stripped module has no names of local functions."""
-    used = defaultdict(set)
+@pytest.fixture(scope="module")
+def used(code) -> dict[str | None, set[str]]:
+    """For each instruction set (None: code for any machine), its instructions and classes of vector registers."""
+    found: dict[str | None, set[str]] = defaultdict(set)
     for function, instructions in code.items():
         for mnemonic, operands in instructions:
-            used[unit(function)] |= {mnemonic, *re.findall(r"%([xyz]mm)", operands)}
+            found[unit(function)] |= {mnemonic, *re.findall(r"%([xyz]mm)", operands)}
+    return found
+
+
+def test_each_instruction_set_has_its_own_functions(used):
+    """Also shows that this file looks at something: a stripped module has no names of local functions."""
     assert used.keys() == ISAS | {None}
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="x86 only")
+def test_x86(used):
     assert {"ymm", "vfmadd231ps"} <= used["avx2"]
     assert "zmm" not in used["avx2"]
     assert "zmm" in used["avx512"]
@@ -63,12 +85,21 @@ def test_each_instruction_set_has_its_own_functions(code):
     assert "vdpbf16ps" in used["avx512_bf16"]
 
 
-def test_nothing_else_needs_avx(code):
+@pytest.mark.skipif(MACHINE != "aarch64", reason="Arm only")
+def test_arm(used):
+    assert "fmla" in used["neon"]
+    assert "sdot" not in used["neon"]
+    assert "sdot" in used["neon_dotprod"]
+    assert not {"bfdot", "bfcvtn"} & used["neon_dotprod"]
+    assert {"bfdot", "bfcvtn"} <= used["neon_bf16"]
+
+
+def test_nothing_else_needs_special_instructions(code):
     leaks = {
-        function
+        (function, mnemonic)
         for function, instructions in code.items()
-        if unit(function) in (None, "portable")
-        and any(mnemonic.startswith("v") and mnemonic not in NOT_VECTOR for mnemonic, _ in instructions)
+        for mnemonic, _ in instructions
+        if unit(function) in COMMON and SPECIAL.match(mnemonic)
     }
     assert not leaks
 
@@ -78,8 +109,8 @@ def test_kernels_call_only_functions_of_their_own(code):
     shared = set()
     for function, instructions in code.items():
         for mnemonic, operands in instructions:
-            target = re.match(r"[0-9a-f]+ <(.*?)(\+0x[0-9a-f]+)?>$", operands)
-            if unit(function) is None or target is None or not mnemonic.startswith(("call", "j")):
+            target = re.search(r"(?:^|, )[0-9a-f]+ <(.*?)(\+0x[0-9a-f]+)?>$", operands)
+            if unit(function) is None or target is None or not mnemonic.startswith(JUMPS):
                 continue
             if unit(target[1]) != unit(function) and not FROM_THE_COMPILER.match(target[1]):
                 shared.add((function, target[1]))
