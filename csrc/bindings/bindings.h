@@ -12,9 +12,10 @@ namespace py = pybind11;
 // C-contiguous float32, converted when it is not. Who cares about silent copies checks in Python.
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-void register_system(py::module_& m);   // instruction sets
-void register_weight(py::module_& m);   // packed weights
-void register_program(py::module_& m);  // programs, KV cache, runs
-void register_ops(py::module_& m);      // kernels on arrays
+void register_system(py::module_& m);     // instruction sets
+void register_weight(py::module_& m);     // packed weights
+void register_program(py::module_& m);    // programs, KV cache, runs
+void register_attention(py::module_& m);  // attention's shape, and attention on arrays
+void register_ops(py::module_& m);        // kernels on arrays
 
 }  // namespace qkv

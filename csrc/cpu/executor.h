@@ -28,11 +28,6 @@ class Run {
   int64_t begin(int64_t sequence) const { return batch_.cu_seqlens[static_cast<size_t>(sequence)]; }
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
-  AttentionArgs head_args(const AttentionStep& step, int64_t sequence, int64_t kv_head) const;
-  void store_head(const AttentionStep& step, int64_t sequence, int64_t kv_head, float* const* pages) const;
-  void attend_uncached(const AttentionStep& step, int threads);
-  void attend_cached(const AttentionStep& step, int threads);
-
   const Program& program_;
   const Kernels& kernels_;
   const Batch& batch_;
