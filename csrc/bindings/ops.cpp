@@ -93,37 +93,6 @@ py::array_t<float> rope_rows(const FloatArray& x, const FloatArray& rotary, int 
   return y;
 }
 
-py::array_t<float> attention_heads(const FloatArray& q, const FloatArray& k, const FloatArray& v,
-                                   const std::optional<FloatArray>& rotary, bool causal, float scale, int threads) {
-  require(q.ndim() == 4 && k.ndim() == 4, "attention: q, k and v must be [batch, tokens, heads, head_dim]");
-  const int64_t heads = q.shape(2), kv_heads = k.shape(2);
-  check(k, "attention: k", {q.shape(0), k.shape(1), kv_heads, q.shape(3)});
-  check(v, "attention: v", {q.shape(0), k.shape(1), kv_heads, q.shape(3)});
-  require(kv_heads > 0 && heads % kv_heads == 0, "attention: ", heads, " query heads do not share ", kv_heads,
-          " key/value heads evenly");
-  require(k.shape(1) >= q.shape(1) || !(causal || rotary), "attention: ", q.shape(1), " queries are not the last of ",
-          k.shape(1), " positions");
-  if (rotary) check_rotary("attention", *rotary, k.shape(1), q.shape(3));
-  py::array_t<float> y = like(q);
-  const AttentionArrays arrays = {.q = q.data(),
-                                  .k = k.data(),
-                                  .v = v.data(),
-                                  .rotary = rotary ? rotary->data() : nullptr,
-                                  .y = y.mutable_data(),
-                                  .batch = q.shape(0),
-                                  .tokens = q.shape(1),
-                                  .keys = k.shape(1),
-                                  .heads = heads,
-                                  .kv_heads = kv_heads,
-                                  .head_dim = q.shape(3),
-                                  .rotary_dim = rotary ? rotary->shape(1) : 0,
-                                  .scale = scale,
-                                  .causal = causal};
-  const py::gil_scoped_release release;
-  attention(chosen_kernels(), arrays, threads);
-  return y;
-}
-
 }  // namespace
 
 void check_linear(const FloatArray& x, const Weight& weight, const std::optional<FloatArray>& residual) {
@@ -139,8 +108,6 @@ void register_ops(py::module_& m) {
   m.def("norm", &norm_rows, "x"_a, "weight"_a, "bias"_a.none(true), "eps"_a, "centred"_a, "threads"_a = 1);
   m.def("linear", &linear_rows, "x"_a, "weight"_a, "activation"_a, "residual"_a.none(true), "threads"_a = 1);
   m.def("rope", &rope_rows, "x"_a, "rotary"_a, "threads"_a = 1);
-  m.def("attention", &attention_heads, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a,
-        "threads"_a = 1);
 }
 
 }  // namespace qkv

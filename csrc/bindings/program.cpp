@@ -61,8 +61,10 @@ void register_batch(py::module_& m) {
            py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
            py::arg("cache").none(true), py::arg("pages"), py::keep_alive<1, 7>());
   py::class_<KVCache>(m, "KVCache")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"),
-           py::arg("max_bytes"))
+      .def(py::init([](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type, int64_t max_bytes) {
+             return std::make_unique<KVCache>(layers, kv_heads, head_dim, kv_type_of(type), max_bytes);
+           }),
+           py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"), py::arg("max_bytes"))
       .def("allocate", &KVCache::allocate)
       .def("retain", &KVCache::retain, py::arg("page"))
       .def("release", &KVCache::release, py::arg("page"))
@@ -77,10 +79,10 @@ void register_program(py::module_& m) {
   register_batch(m);
   m.def(
       "page_nbytes",
-      [](int64_t layers, int64_t kv_heads, int64_t head_dim) {
-        return layers * kv_heads * page_floats(head_dim) * int64_t{sizeof(float)};
+      [](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type) {
+        return layers * kv_heads * page_bytes(kv_type_of(type), head_dim);
       },
-      py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"));
+      py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"));
   py::class_<Program>(m, "Program")
       .def(py::init<>())
       .def(
@@ -117,13 +119,12 @@ void register_program(py::module_& m) {
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
       .def(
           "attention",
-          [](Program& p, int out, const ViewTuple& q, const ViewTuple& k, const ViewTuple& v, int64_t heads,
-             int64_t kv_heads, int64_t head_dim, float scale, bool causal, int rotary, int64_t layer) {
-            p.add(AttentionStep{out, view_of(q), view_of(k), view_of(v), heads, kv_heads, head_dim, scale, causal,
-                                rotary, layer});
+          [](Program& p, int out, const ViewTuple& q, const ViewTuple& k, const ViewTuple& v, int rotary, int64_t layer,
+             AttentionShape shape) {
+            p.add(AttentionStep{out, view_of(q), view_of(k), view_of(v), std::move(shape), rotary, layer});
           },
-          py::arg("out"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
-          py::arg("head_dim"), py::arg("scale"), py::arg("causal"), py::arg("rotary"), py::arg("layer"))
+          py::arg("out"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("rotary"), py::arg("layer"),
+          py::arg("shape"))
       .def(
           "gather", [](Program& p, int out, int x) { p.add(GatherStep{out, x}); }, py::arg("out"), py::arg("x"))
       .def(

@@ -62,9 +62,15 @@ struct Describe {
     view(s.k);
     text << ", v ";
     view(s.v);
-    text << ", " << s.heads;
-    if (s.heads != s.kv_heads) text << "/" << s.kv_heads;
-    text << " heads of " << s.head_dim << (s.causal ? ", causal" : "");
+    const AttentionShape& shape = s.shape;
+    text << ", " << shape.heads;
+    if (shape.heads != shape.kv_heads) text << "/" << shape.kv_heads;
+    text << " heads of " << shape.head_dim << (shape.causal() ? ", causal" : "");
+    if (shape.before != kEverything) text << ", window " << shape.before + 1;
+    if (shape.soft_cap != 0) text << ", soft cap " << shape.soft_cap;
+    if (!shape.slopes.empty()) text << ", ALiBi";
+    if (!shape.bias.empty()) text << ", bias of distances up to " << shape.reach;
+    if (shape.type != KVType::float32) text << ", in " << name_of(shape.type);
     if (s.rotary >= 0) text << ", rotated by %" << s.rotary;
     text << ")";
   }

@@ -33,10 +33,6 @@ class Run {
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
   void norm_and_convert(NormArgs args, int64_t rows, const Activations& to);
-  AttentionArgs head_args(const AttentionStep& step, int64_t sequence, int64_t kv_head) const;
-  void store_head(const AttentionStep& step, int64_t sequence, int64_t kv_head, float* const* pages) const;
-  void attend_uncached(const AttentionStep& step, int threads);
-  void attend_cached(const AttentionStep& step, int threads);
 
   const Program& program_;
   const Kernels& kernels_;

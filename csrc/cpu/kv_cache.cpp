@@ -1,12 +1,31 @@
 #include "kv_cache.h"
 
+#include <algorithm>
+#include <array>
+
 #include "error.h"
-#include "kernels/kernels.h"
 
 namespace qkv {
+namespace {
 
-KVCache::KVCache(int64_t layers, int64_t heads, int64_t head_dim, int64_t max_bytes)
-    : layers_(layers), heads_(heads), head_dim_(head_dim), head_floats_(page_floats(head_dim)) {
+constexpr std::array kTypeNames = {"float32", "bfloat16", "int8"};
+
+}  // namespace
+
+KVType kv_type_of(const std::string& name) {
+  const auto found = std::find(kTypeNames.begin(), kTypeNames.end(), name);
+  require(found != kTypeNames.end(), "keys and values are float32, bfloat16 or int8, not '", name, "'");
+  return static_cast<KVType>(found - kTypeNames.begin());
+}
+
+const char* name_of(KVType type) { return kTypeNames[static_cast<size_t>(type)]; }
+
+KVCache::KVCache(int64_t layers, int64_t heads, int64_t head_dim, KVType type, int64_t max_bytes)
+    : layers_(layers),
+      heads_(heads),
+      head_dim_(head_dim),
+      type_(type),
+      head_bytes_(qkv::page_bytes(type, std::max<int64_t>(head_dim, 0))) {
   require(layers > 0 && heads > 0 && head_dim > 0, "KV cache: layers, heads and head_dim must be positive");
   max_pages_ = max_bytes / page_bytes();
   require(max_pages_ > 0, "KV cache: ", max_bytes, " bytes hold no page; one takes ", page_bytes(), " bytes");
@@ -53,8 +72,8 @@ bool KVCache::in_use(int page) const {
   return page >= 0 && static_cast<size_t>(page) < pages_.size() && pages_[static_cast<size_t>(page)].references > 0;
 }
 
-float* KVCache::head(int page, int64_t layer, int64_t head) const {
-  return pages_[static_cast<size_t>(page)].memory.floats() + (layer * heads_ + head) * head_floats_;
+uint8_t* KVCache::head(int page, int64_t layer, int64_t head) const {
+  return static_cast<uint8_t*>(pages_[static_cast<size_t>(page)].memory.data()) + (layer * heads_ + head) * head_bytes_;
 }
 
 }  // namespace qkv

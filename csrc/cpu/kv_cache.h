@@ -4,32 +4,39 @@
 
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "memory.h"
 
 namespace qkv {
 
+// "float32", "bfloat16", "int8"; throws Error for other names.
+KVType kv_type_of(const std::string& name);
+const char* name_of(KVType type);
+
 class KVCache {
  public:
   // At most max_bytes of pages are held at once.
-  KVCache(int64_t layers, int64_t heads, int64_t head_dim, int64_t max_bytes);
+  KVCache(int64_t layers, int64_t heads, int64_t head_dim, KVType type, int64_t max_bytes);
 
   int allocate();          // a page with one reference; throws Error when the limit is reached
   void retain(int page);   // one more reference
   void release(int page);  // one less; the last one frees the page
 
   int64_t pages_in_use() const;
-  int64_t page_bytes() const { return layers_ * heads_ * head_floats_ * int64_t{sizeof(float)}; }
+  int64_t page_bytes() const { return layers_ * heads_ * head_bytes_; }
   int64_t max_pages() const { return max_pages_; }
   int64_t layers() const { return layers_; }
   int64_t heads() const { return heads_; }
   int64_t head_dim() const { return head_dim_; }
+  KVType type() const { return type_; }
 
   // Throws Error unless `page` is in use.
   void check(int page) const;
   // Keys and values of one head, laid out as kernels.h says. The page must be in use.
-  float* head(int page, int64_t layer, int64_t head) const;
+  uint8_t* head(int page, int64_t layer, int64_t head) const;
 
  private:
   struct Page {
@@ -38,7 +45,9 @@ class KVCache {
   };
   bool in_use(int page) const;
 
-  int64_t layers_, heads_, head_dim_, head_floats_, max_pages_;
+  int64_t layers_, heads_, head_dim_;
+  KVType type_;
+  int64_t head_bytes_, max_pages_;
   std::vector<Page> pages_;  // reserved for max_pages_, so that growing never moves a page in use
   std::vector<int> free_;
   mutable std::mutex mutex_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "error.h"
 #include "threads.h"
@@ -146,53 +145,6 @@ void rope(const Kernels& kernels, const float* x, const float* rotary, float* y,
   parallel_for(blocks_of(rows, kRows), threads_for(operations, threads), [&](int64_t task, int) {
     for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
       kernels.rotate(x + r * head_dim, rotary + r % tokens * rotary_dim, rotary_dim, head_dim, 1.0f, y + r * head_dim);
-  });
-}
-
-void attention(const Kernels& kernels, const AttentionArrays& a, int threads) {
-  const int64_t group = a.heads / a.kv_heads, rows = a.tokens * group, past = a.keys - a.tokens;
-  const int64_t kv_width = a.kv_heads * a.head_dim, q_width = a.heads * a.head_dim;
-  const double flops =
-      4.0 * static_cast<double>(a.batch * a.heads * a.tokens) * static_cast<double>(a.keys * a.head_dim);
-  threads = threads_for(flops, threads);
-
-  // A task puts keys and values of one head into pages of its thread's memory, where they stay in cache. Only when
-  // there are fewer heads than threads are queries cut too, and every task of a head writes the pages again.
-  const int64_t problems = a.batch * a.kv_heads;
-  const int64_t blocks = problems < threads ? std::max<int64_t>(1, std::min<int64_t>(threads, rows / kTileRows)) : 1;
-  const int64_t pages = blocks_of(a.keys, kPageTokens), floats = page_floats(a.head_dim);
-  const int64_t scratch = attention_scratch(a.head_dim), per_thread = scratch + pages * floats;
-  threads = static_cast<int>(std::min<int64_t>(threads, problems * blocks));
-  const Memory memory(static_cast<size_t>(threads * per_thread) * sizeof(float));
-  std::vector<float*> lists(static_cast<size_t>(threads * pages));
-  for (int64_t i = 0; i < threads * pages; ++i)
-    lists[static_cast<size_t>(i)] = memory.floats() + i / pages * per_thread + scratch + i % pages * floats;
-
-  parallel_for(problems * blocks, threads, [&](int64_t task, int thread) {
-    const int64_t batch = task / blocks / a.kv_heads, head = task / blocks % a.kv_heads, block = task % blocks;
-    float* const* list = lists.data() + thread * pages;
-    for (int64_t key = 0; key < a.keys; ++key) {
-      const int64_t from = (batch * a.keys + key) * kv_width + head * a.head_dim;
-      kernels.store_key_value(a.k + from, a.v + from, a.rotary ? a.rotary + key * a.rotary_dim : nullptr, a.rotary_dim,
-                              a.head_dim, list[key / kPageTokens], key % kPageTokens);
-    }
-    const int64_t from = batch * a.tokens * q_width + head * group * a.head_dim;
-    const AttentionArgs args = {.q = a.q + from,
-                                .q_stride = q_width,
-                                .y = a.y + from,
-                                .y_stride = q_width,
-                                .rotary = a.rotary ? a.rotary + past * a.rotary_dim : nullptr,
-                                .rotary_dim = a.rotary_dim,
-                                .group = group,
-                                .head_dim = a.head_dim,
-                                .scale = a.scale,
-                                .causal = a.causal,
-                                .past = past,
-                                .keys = a.keys,
-                                .pages = list,
-                                .scratch = memory.floats() + thread * per_thread};
-    const int64_t first = block * rows / blocks, end = (block + 1) * rows / blocks;
-    kernels.attend(args, first, end - first);
   });
 }
 

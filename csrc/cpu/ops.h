@@ -52,16 +52,4 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
 void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
           int64_t head_dim, int64_t rotary_dim, int threads);
 
-struct AttentionArrays {
-  const float* q;       // [batch, tokens, heads, head_dim]
-  const float* k;       // [batch, keys, kv_heads, head_dim]
-  const float* v;       // as k
-  const float* rotary;  // [keys, rotary_dim] or null; queries take the last rows
-  float* y;             // as q
-  int64_t batch, tokens, keys, heads, kv_heads, head_dim, rotary_dim;
-  float scale;
-  bool causal;  // queries are the last positions
-};
-void attention(const Kernels& kernels, const AttentionArrays& arrays, int threads);
-
 }  // namespace qkv

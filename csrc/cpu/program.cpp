@@ -119,24 +119,24 @@ struct StepCheck {
     }
   }
   void operator()(const AttentionStep& s) const {
-    require(s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.heads % s.kv_heads == 0, "attention: ", s.heads,
-            " query heads do not share ", s.kv_heads, " key/value heads evenly");
+    const AttentionShape& shape = s.shape;
+    shape.check();
     const auto view = [&](const char* name, const View& v, int64_t heads) {
-      require(v.width == heads * s.head_dim, "attention: ", name, " is ", v.width, " wide, not ", heads, " x ",
-              s.head_dim);
+      require(v.width == heads * shape.head_dim, "attention: ", name, " is ", v.width, " wide, not ", heads, " x ",
+              shape.head_dim);
       require(v.column >= 0 && v.column + v.width <= at(v.buffer).width && at(v.buffer).rows == Rows::tokens,
               "attention: ", name, " does not lie in buffer ", v.buffer);
       type("attention", v.buffer, DType::float32);
       require(v.buffer != s.out, "attention: can't write over its input");
     };
-    view("q", s.q, s.heads);
-    view("k", s.k, s.kv_heads);
-    view("v", s.v, s.kv_heads);
-    width("attention", s.out, s.heads * s.head_dim);
+    view("q", s.q, shape.heads);
+    view("k", s.k, shape.kv_heads);
+    view("v", s.v, shape.kv_heads);
+    width("attention", s.out, shape.heads * shape.head_dim);
     type("attention", s.out, DType::float32);
     if (s.rotary >= 0)
-      require(at(s.rotary).width <= s.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
-              at(s.rotary).width, " does not fit head_dim ", s.head_dim);
+      require(at(s.rotary).width <= shape.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
+              at(s.rotary).width, " does not fit head_dim ", shape.head_dim);
     require(s.layer >= 0, "attention: negative layer");
   }
   void operator()(const GatherStep& s) const {
@@ -208,11 +208,12 @@ void Program::check(const Batch& batch) const {
       }
     } else if (const auto* attention = std::get_if<AttentionStep>(&step); attention && batch.cache) {
       const KVCache& cache = *batch.cache;
-      require(attention->causal, "a KV cache serves causal attention only");
-      require(attention->layer < cache.layers() && attention->kv_heads == cache.heads() &&
-                  attention->head_dim == cache.head_dim(),
+      const AttentionShape& shape = attention->shape;
+      require(shape.causal(), "a KV cache serves causal attention only");
+      require(attention->layer < cache.layers() && shape.kv_heads == cache.heads() &&
+                  shape.head_dim == cache.head_dim() && shape.type == cache.type(),
               "the KV cache was made for another model: ", cache.layers(), " layers of ", cache.heads(), " x ",
-              cache.head_dim());
+              cache.head_dim(), " in ", name_of(cache.type()));
     }
   }
 }

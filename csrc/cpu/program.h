@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "attention.h"
 #include "kv_cache.h"
 #include "memory.h"
 #include "profile.h"
@@ -72,9 +73,7 @@ struct LinearStep {
 struct AttentionStep {
   int out;
   View q, k, v;
-  int64_t heads, kv_heads, head_dim;
-  float scale;
-  bool causal;
+  AttentionShape shape;
   int rotary;     // a buffer or -1
   int64_t layer;  // of the KV cache
 };
@@ -111,20 +110,12 @@ struct Batch {
   int64_t rows(Rows kind) const;
 };
 
-// Some rows of the attention of one sequence.
-struct AttentionTask {
-  int64_t sequence, row, rows;
-};
-
 // Memory of one run, kept for the next.
 struct Workspace {
   std::vector<Memory> buffers;
   std::vector<Memory> threads;     // scratch of each thread
   std::vector<int64_t> positions;  // [tokens], absolute
-  // of attention over a cache: where each sequence begins in the page list of one head; the pages of every head
-  std::vector<int64_t> first_page;
-  std::vector<float*> pages;
-  std::vector<AttentionTask> tasks;
+  AttentionWorkspace attention;
 };
 
 class Program {

@@ -1,127 +1,322 @@
-// softmax(scale q.k) v (Vaswani et al. 2017) over keys and values that lie in pages, with the online softmax of
-// Milakov and Gimelshein (2018): a running maximum m, a running sum l and a running output, rescaled when the
-// maximum grows. Blocks of keys are pages, aligned to absolute position, so a token's bits depend neither on how
-// the prompt was cut nor on what was cached. Masked scores become exp(-inf) = 0 and change nothing, exactly; their
-// values are left alone.
+// softmax(scale q.k) v (Vaswani et al. 2017) over keys and values that lie in pages, in blocks of kBlockTokens keys.
+// A block gives its own largest score m, sum of weights l and weighted values o; blocks are merged in order, as in
+// flash-decoding (Dao et al. 2023), by the online softmax of Milakov and Gimelshein (2018). Blocks are aligned to
+// absolute position, and what a block gives depends on no other: so a token's bits depend neither on how the prompt
+// was cut, nor on what was cached, nor on which thread took which blocks. Keys that a row does not see get the weight
+// 0 and change nothing, exactly; their values are left alone, as 0 would not hide a NaN.
 #pragma once
 
+#include "attention_pages.h"
+#include "attention_rotate.h"
+#include "attention_softmax.h"
 #include "kernels.h"
-#include "math.h"
 #include "tile.h"
 
 namespace qkv::QKV_ISA {
 namespace {
 
-// Rotary position embedding (Su et al. 2021), half-split layout: pairs (i, i + rotary_dim / 2). y = scale * rope(x).
-void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y) {
-  const int64_t half = rotary ? rotary_dim / 2 : 0;
-  const float *cosine = rotary, *sine = rotary + half;
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    y[i] = (a * cosine[i] - b * sine[i]) * scale;
-    y[i + half] = (b * cosine[i] + a * sine[i]) * scale;
-  }
-  for (int64_t i = 2 * half; i < head_dim; ++i) y[i] = x[i] * scale;
-}
-
-void store_key_value(const float* key, const float* value, const float* rotary, int64_t rotary_dim, int64_t head_dim,
-                     float* page, int64_t slot) {
-  float* keys = page + slot;  // transposed: a key is a column
-  const int64_t half = rotary ? rotary_dim / 2 : 0;
-  const float *cosine = rotary, *sine = rotary + half;
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = key[i], b = key[i + half];
-    keys[i * kPageTokens] = a * cosine[i] - b * sine[i];
-    keys[(i + half) * kPageTokens] = b * cosine[i] + a * sine[i];
-  }
-  for (int64_t i = 2 * half; i < head_dim; ++i) keys[i * kPageTokens] = key[i];
-
-  float* values = page + head_dim * kPageTokens + slot * value_stride(head_dim);
-  for (int64_t i = 0; i < head_dim; ++i) values[i] = value[i];
-  for (int64_t i = head_dim; i < value_stride(head_dim); ++i) values[i] = 0;
-}
-
-struct OnlineSoftmax {
-  float m = -__builtin_inff();
-  float l = 0;
+// The right-hand side of a product over pages: k runs from `first` to `end`, `per_page` of them in a page, where the
+// matrix begins `offset` bytes from the start and `stride` elements lie between two groups of k.
+struct PagedMatrix {
+  const uint8_t* const* pages;
+  int64_t offset, stride, per_page, first, end;
 };
 
-// One row of scores [end], of which `keys` count, becomes weights exp(score - m), zeros behind; returns the factor by
-// which what was summed before has to shrink. `end` is a multiple of kLanes.
-inline float absorb(OnlineSoftmax& state, float* scores, int64_t keys, int64_t end) {
-  for (int64_t i = keys; i < end; ++i) scores[i] = -__builtin_inff();
-  F32 top = F32::load(scores);
-  for (int64_t i = kLanes; i < end; i += kLanes) top = max(top, F32::load(scores + i));
-  const float block = reduce_max(top);
-  const float m = state.m < block ? block : state.m;
-  // nothing but masked keys so far: any finite maximum makes the weights 0 instead of NaN
-  const F32 base = F32::set(m == -__builtin_inff() ? 0.0f : m);
-  F32 sum = F32::set(0);
-  for (int64_t i = 0; i < end; i += kLanes) {
-    const F32 weight = exp(F32::load(scores + i) - base);
-    weight.store(scores + i);
-    sum = sum + weight;
+// C (+)= A . B with sums held in registers over all pages; row r of A begins with the value for k = b.first.
+template <class Format, int Rows, int Vectors>
+void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c, int64_t c_stride) {
+  F32 acc[Rows][Vectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) acc[r][v] = fresh ? F32::set(0) : F32::load(c + r * c_stride + v * kLanes);
+
+  for (int64_t k = b.first; k < b.end;) {
+    const int64_t page = k / b.per_page, past = k - page * b.per_page;
+    const int64_t left = b.end - k, here = b.per_page - past, count = left < here ? left : here;
+    auto* w = (const typename Format::B*)(b.pages[page] + b.offset) + past / Format::kGroup * b.stride;
+    for (int64_t g = 0; g < count / Format::kGroup; ++g) {
+      Format::step(acc, a, a_stride, w);
+      a += Format::kGroup;
+      w += b.stride;
+    }
+    if constexpr (Format::kGroup == 2)
+      if (count % 2) Format::last(acc, a, a_stride, w);
+    k += count;
   }
-  alignas(kAlignment) float factor[kLanes];
-  exp(F32::set(state.m) - base).store(factor);
-  state.l = state.l * factor[0] + reduce_add(sum);
-  state.m = m;
-  return factor[0];
+
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) acc[r][v].store(c + r * c_stride + v * kLanes);
 }
 
-// A tile of up to 6 rows against all its keys.
-inline void attend_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
-  const int64_t dim = args.head_dim, stride = value_stride(dim);
-  float* q = args.scratch;                    // [rows][stride]
-  float* sums = q + kTileRows * stride;       // [rows][stride]
-  float* scores = sums + kTileRows * stride;  // [rows][kPageTokens]
-  OnlineSoftmax state[kTileRows];
-  int64_t visible[kTileRows];  // keys that each row sees
+template <class Format, int Vectors>
+inline void paged_rows(int64_t rows, const float* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c,
+                       int64_t c_stride) {
+  switch (rows) {
+    case 1: return paged_tile<Format, 1, Vectors>(a, a_stride, b, fresh, c, c_stride);
+    case 2: return paged_tile<Format, 2, Vectors>(a, a_stride, b, fresh, c, c_stride);
+    case 3: return paged_tile<Format, 3, Vectors>(a, a_stride, b, fresh, c, c_stride);
+    case 4: return paged_tile<Format, 4, Vectors>(a, a_stride, b, fresh, c, c_stride);
+    case 5: return paged_tile<Format, 5, Vectors>(a, a_stride, b, fresh, c, c_stride);
+    case 6: return paged_tile<Format, 6, Vectors>(a, a_stride, b, fresh, c, c_stride);
+  }
+}
+
+// The same for any number of column vectors, cut into tiles of nearly equal width (5 vectors: 3 + 2, not 4 + 1).
+template <class Format>
+inline void multiply_pages(int64_t rows, int64_t vectors, const float* a, int64_t a_stride, PagedMatrix b, bool fresh,
+                           float* c, int64_t c_stride) {
+  for (int64_t n; vectors > 0; vectors -= n) {
+    const int64_t tiles = (vectors + kPanelVectors - 1) / kPanelVectors;
+    n = (vectors + tiles - 1) / tiles;
+    if (n == 1) paged_rows<Format, 1>(rows, a, a_stride, b, fresh, c, c_stride);
+    if (n == 2) paged_rows<Format, 2>(rows, a, a_stride, b, fresh, c, c_stride);
+    if constexpr (kPanelVectors > 2) {
+      if (n == 3) paged_rows<Format, 3>(rows, a, a_stride, b, fresh, c, c_stride);
+      if (n == 4) paged_rows<Format, 4>(rows, a, a_stride, b, fresh, c, c_stride);
+    }
+    b.offset += n * kLanes * Format::kGroup * (int64_t)sizeof(typename Format::B);
+    c += n * kLanes;
+  }
+}
+
+// Up to kTileRows rows of the problem, and the positions of the keys that each sees; the limits never decrease.
+struct QueryTile {
+  int64_t row, rows;
+  const float* q;  // [rows][value_stride], turned and scaled
+  Span seen[kTileRows];
+
+  int64_t first_block() const { return seen[0].first / kBlockTokens; }
+  int64_t end_block() const { return (seen[rows - 1].end + kBlockTokens - 1) / kBlockTokens; }
+  bool starts_in_one_block() const { return first_block() == seen[rows - 1].first / kBlockTokens; }
+  Span seen_in(int64_t block, int64_t r) const {  // counted from the block's start
+    const int64_t start = block * kBlockTokens;
+    const int64_t first = seen[r].first - start, end = seen[r].end - start;
+    return {first < 0 ? 0 : first, end < kBlockTokens ? end : kBlockTokens};
+  }
+};
+
+// What some keys give to the rows of a tile.
+struct Partial {
+  float *m, *l;  // [kMostLanes], one value a row: the largest score, the sum of weights 2^(score - m)
+  float* o;      // [rows][value_stride], the weighted sum of values
+
+  explicit Partial(float* p) : m(p), l(p + kMostLanes), o(p + 2 * kMostLanes) {}
+  void clear() const {
+    for (int i = 0; i < kMostLanes; ++i) m[i] = -kInfinity, l[i] = 0;
+  }
+};
+
+inline QueryTile query_tile(const AttentionArgs& args, int64_t row, int64_t rows, float* q) {
+  QueryTile tile = {.row = row, .rows = rows, .q = q, .seen = {}};
+  const int64_t dim = args.head_dim;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = (row + r) / args.group, head = (row + r) % args.group;
     const float* rotary = args.rotary ? args.rotary + token * args.rotary_dim : nullptr;
-    rotate(args.q + token * args.q_stride + head * dim, rotary, args.rotary_dim, dim, args.scale, q + r * stride);
-    for (int64_t i = 0; i < stride; ++i) sums[r * stride + i] = 0;
-    visible[r] = args.causal ? args.past + token + 1 : args.keys;
+    rotate(args.q + token * args.q_stride + head * dim, rotary, args.rotary_dim, dim, query_scale(args),
+           q + r * value_stride(dim));
+    tile.seen[r] = {first_seen(args, row + r), end_seen(args, row + r)};
   }
+  return tile;
+}
 
-  const int64_t last = (row + rows - 1) / args.group;  // the last row's token sees the most keys
-  const int64_t keys = args.causal ? args.past + last + 1 : args.keys;
-  for (int64_t first = 0; first < keys; first += kPageTokens) {
-    const float* page = args.pages[first / kPageTokens];
-    const int64_t count = keys - first < kPageTokens ? keys - first : kPageTokens;
-    const int64_t end = (count + kLanes - 1) / kLanes * kLanes;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < end; ++i) scores[r * kPageTokens + i] = 0;
-    multiply(rows, end / kLanes, q, stride, page, kPageTokens, dim, scores, kPageTokens);
-    int64_t seen[kTileRows];  // keys of this page that each row sees
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t left = visible[r] - first;
-      seen[r] = left < 0 ? 0 : left < count ? left : count;
-      const float factor = absorb(state[r], scores + r * kPageTokens, seen[r], end);
-      if (factor == 1) continue;  // the maximum stayed
-      for (int64_t i = 0; i < stride; i += kLanes)
-        (F32::load(sums + r * stride + i) * F32::set(factor)).store(sums + r * stride + i);
+// o of all rows: weights [rows][kBlockTokens] times values. First the keys that only earlier rows see, then, as one
+// product, those that all see, then those that only later rows see.
+template <class Page>
+inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, int64_t block, const float* weights,
+                            float* o) {
+  using Format = typename Page::Format;
+  const int64_t rows = tile.rows, stride = value_stride(args.head_dim);
+  const int64_t offset = key_bytes(Page::kType, args.head_dim);
+  const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
+  const auto add = [&](int64_t r, int64_t first, int64_t end) {
+    for (int64_t column = 0; column < stride; column += kLanes) {
+      float* sums = o + r * stride + column;
+      F32 acc = F32::load(sums);
+      for (int64_t key = first; key < end; ++key) {
+        const F32 value = Page::value(pages[key / kPageTokens] + offset, stride, key % kPageTokens, column);
+        acc = fma(F32::set(weights[r * kBlockTokens + key]), value, acc);
+      }
+      acc.store(sums);
     }
-    // First the keys that all rows see, then the few that only later rows see: a weight of 0 would not hide a NaN.
-    const float* values = page + dim * kPageTokens;
-    multiply(rows, stride / kLanes, scores, kPageTokens, values, stride, seen[0], sums, stride);
-    for (int64_t r = 1; r < rows; ++r)
-      if (seen[r] > seen[0])
-        multiply(1, stride / kLanes, scores + r * kPageTokens + seen[0], kPageTokens, values + seen[0] * stride, stride,
-                 seen[r] - seen[0], sums + r * stride, stride);
-  }
+  };
 
+  constexpr int64_t kGroup = Format::kGroup;
+  Span all = {(tile.seen_in(block, rows - 1).first + kGroup - 1) / kGroup * kGroup,
+              tile.seen_in(block, 0).end / kGroup * kGroup};
+  if (all.end <= all.first) all = {0, 0};
+  const bool fresh = !all.empty() && tile.seen_in(block, 0).first >= all.first;
+  if (!fresh)
+    for (int64_t i = 0; i < rows * stride; ++i) o[i] = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    float* y = args.y + (row + r) / args.group * args.y_stride + (row + r) % args.group * dim;
-    for (int64_t i = 0; i < dim; ++i) y[i] = sums[r * stride + i] / state[r].l;
+    const Span seen = tile.seen_in(block, r);
+    if (seen.first < all.first) add(r, seen.first, seen.end < all.first ? seen.end : all.first);
+  }
+  multiply_pages<Format>(rows, stride / kLanes, weights + all.first, kBlockTokens,
+                         {pages, offset, stride * kGroup, kPageTokens, all.first, all.end}, fresh, o, stride);
+  for (int64_t r = 0; r < rows; ++r) {
+    const Span seen = tile.seen_in(block, r);
+    if (seen.end > all.end) add(r, seen.first < all.end ? all.end : seen.first, seen.end);
   }
 }
 
-void attend(const AttentionArgs& args, int64_t row, int64_t rows) {
+template <class Page>
+inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, float* scores,
+                         const Partial& part) {
+  using Format = typename Page::Format;
+  const int64_t rows = tile.rows, dim = args.head_dim, stride = value_stride(dim);
+  const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
+  part.clear();
+  const Span some = {tile.seen_in(block, 0).first / kLanes * kLanes,
+                     (tile.seen_in(block, rows - 1).end + kLanes - 1) / kLanes * kLanes};
+  for (int64_t key = some.first, n; key < some.end; key += n) {
+    const int64_t slot = key % kPageTokens, left = some.end - key;
+    n = left < kPageTokens - slot ? left : kPageTokens - slot;
+    multiply_pages<Format>(rows, n / kLanes, tile.q, stride,
+                           {.pages = pages + key / kPageTokens,
+                            .offset = slot * Format::kGroup * (int64_t)sizeof(typename Format::B),
+                            .stride = kPageTokens * Format::kGroup,
+                            .per_page = dim,
+                            .first = 0,
+                            .end = dim},
+                           true, scores + key, kBlockTokens);
+  }
+
+  const int64_t scales = key_bytes(Page::kType, dim) + kPageTokens * stride;  // where Page::kScaled
+  const auto scale = [&](float* row, int64_t at) {
+    for (int64_t page = some.first / kPageTokens; page * kPageTokens < some.end; ++page) {
+      const int64_t start = page * kPageTokens, end = some.end - start;
+      multiply_by(row + start, (const float*)(pages[page] + scales) + at,
+                  {start < some.first ? some.first - start : 0, end < kPageTokens ? end : kPageTokens});
+    }
+  };
+  for (int64_t r = 0; r < rows; ++r) {
+    const Span seen = tile.seen_in(block, r);
+    if (seen.empty()) continue;
+    float* row = scores + r * kBlockTokens;
+    const int64_t token = (tile.row + r) / args.group, head = (tile.row + r) % args.group;
+    if constexpr (Page::kScaled) scale(row, 0);
+    adjust(args, head, block * kBlockTokens - (args.past + token), row, some);
+    hide_unseen(row, some, seen);
+    part.m[r] = largest(row, some);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    if (tile.seen_in(block, r).empty()) continue;
+    float* row = scores + r * kBlockTokens;
+    part.l[r] = weigh(row, some, part.m[r]);
+    if constexpr (Page::kScaled) scale(row, kPageTokens);
+  }
+  weighted_values<Page>(args, tile, block, scores, part.o);
+}
+
+// sum = sum and part, for the rows that see keys of this block.
+inline void merge(const AttentionArgs& args, const QueryTile& tile, int64_t block, const Partial& part,
+                  const Partial& sum) {
+  alignas(kAlignment) float old_factor[kMostLanes], new_factor[kMostLanes];
+  for (int i = 0; i < kMostLanes; i += kLanes) {
+    const F32 m0 = F32::load(sum.m + i), m1 = F32::load(part.m + i), m = max(m0, m1), base = softmax_base(m);
+    const F32 f0 = exp2(m0 - base), f1 = exp2(m1 - base);
+    f0.store(old_factor + i);
+    f1.store(new_factor + i);
+    m.store(sum.m + i);
+    fma(F32::load(part.l + i), f1, F32::load(sum.l + i) * f0).store(sum.l + i);
+  }
+  const int64_t stride = value_stride(args.head_dim);
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    if (tile.seen_in(block, r).empty()) continue;
+    const bool first = tile.seen[r].first / kBlockTokens == block;
+    const F32 f0 = F32::set(old_factor[r]), f1 = F32::set(new_factor[r]);
+    for (int64_t i = r * stride; i < (r + 1) * stride; i += kLanes) {
+      const F32 o1 = F32::load(part.o + i);
+      (first ? o1 : fma(o1, f1, F32::load(sum.o + i) * f0)).store(sum.o + i);
+    }
+  }
+}
+
+inline void write_rows(const AttentionArgs& args, const QueryTile& tile, const Partial& sum) {
+  const int64_t dim = args.head_dim, whole = dim / kLanes * kLanes;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t token = (tile.row + r) / args.group, head = (tile.row + r) % args.group;
+    const float* o = sum.o + r * value_stride(dim);
+    float* y = args.y + token * args.y_stride + head * dim;
+    const F32 factor = F32::set(1.0f / sum.l[r]);
+    for (int64_t i = 0; i < whole; i += kLanes) (F32::load(o + i) * factor).store(y + i);
+    if (whole < dim) (F32::load(o + whole) * factor).store(y + whole, dim - whole);
+  }
+}
+
+// The scratch memory of a thread.
+struct AttentionScratch {
+  float *q, *scores;
+  Partial part, sum;
+
+  explicit AttentionScratch(const AttentionArgs& args)
+      : q(args.scratch),
+        scores(q + kTileRows * value_stride(args.head_dim)),
+        part(scores + kTileRows * kBlockTokens),
+        sum(scores + kTileRows * kBlockTokens + partial_floats(args.head_dim)) {}
+};
+
+template <class Page>
+void attend_pages(const AttentionArgs& args, int64_t row, int64_t rows) {
+  const AttentionScratch scratch(args);
   for (int64_t n; rows > 0; row += n, rows -= n) {
     n = next_rows(rows);
-    attend_tile(args, row, n);
+    const QueryTile tile = query_tile(args, row, n, scratch.q);
+    int64_t block = tile.first_block();
+    if (tile.starts_in_one_block()) attend_block<Page>(args, tile, block++, scratch.scores, scratch.sum);
+    else scratch.sum.clear();
+    for (; block < tile.end_block(); ++block) {
+      attend_block<Page>(args, tile, block, scratch.scores, scratch.part);
+      merge(args, tile, block, scratch.part, scratch.sum);
+    }
+    write_rows(args, tile, scratch.sum);
+  }
+}
+
+template <class Page>
+void attend_some_blocks(const AttentionArgs& args, int64_t row, int64_t rows, int64_t block, int64_t blocks,
+                        float* parts) {
+  const AttentionScratch scratch(args);
+  const QueryTile tile = query_tile(args, row, rows, scratch.q);
+  for (int64_t i = 0; i < blocks; ++i)
+    attend_block<Page>(args, tile, block + i, scratch.scores, Partial(parts + i * partial_floats(args.head_dim)));
+}
+
+void attend(const AttentionArgs& args, int64_t row, int64_t rows) {
+  switch (args.type) {
+    case KVType::float32: return attend_pages<Float32Page>(args, row, rows);
+    case KVType::bfloat16: return attend_pages<Bf16Page>(args, row, rows);
+    case KVType::int8: return attend_pages<Int8Page>(args, row, rows);
+  }
+}
+
+void attend_blocks(const AttentionArgs& args, int64_t row, int64_t rows, int64_t block, int64_t blocks, float* parts) {
+  switch (args.type) {
+    case KVType::float32: return attend_some_blocks<Float32Page>(args, row, rows, block, blocks, parts);
+    case KVType::bfloat16: return attend_some_blocks<Bf16Page>(args, row, rows, block, blocks, parts);
+    case KVType::int8: return attend_some_blocks<Int8Page>(args, row, rows, block, blocks, parts);
+  }
+}
+
+void merge_blocks(const AttentionArgs& args, int64_t row, int64_t rows, float* parts) {
+  const AttentionScratch scratch(args);
+  const QueryTile tile = query_tile(args, row, rows, scratch.q);
+  scratch.sum.clear();
+  for (int64_t block = tile.first_block(); block < tile.end_block(); ++block) {
+    merge(args, tile, block, Partial(parts), scratch.sum);
+    parts += partial_floats(args.head_dim);
+  }
+  write_rows(args, tile, scratch.sum);
+}
+
+void store_keys_values(const KeyValueArgs& args, int64_t first, int64_t count) {
+  switch (args.type) {
+    case KVType::float32: return store_pages<Float32Page>(args, first, count);
+    case KVType::bfloat16: return store_pages<Bf16Page>(args, first, count);
+    case KVType::int8: return store_pages<Int8Page>(args, first, count);
   }
 }
 

@@ -7,9 +7,10 @@
 
 namespace qkv {
 
-constexpr int kTileRows = 6;     // rows of a register tile
-constexpr int kPageTokens = 64;  // positions of a KV page; attention walks keys in blocks of this many
-constexpr int kAlignment = 64;   // bytes: a cache line, an AVX-512 vector
+constexpr int kTileRows = 6;                   // rows of a register tile
+constexpr int kPageTokens = 64;                // positions of a KV page
+constexpr int kBlockTokens = 4 * kPageTokens;  // attention walks keys in blocks of this many
+constexpr int kAlignment = 64;                 // bytes: a cache line, an AVX-512 vector
 
 enum class DType : uint8_t { float32, bfloat16, int8, int4 };
 constexpr int kInt4Group = 32;  // neighbours of k that share a multiplier and an offset
@@ -49,9 +50,26 @@ struct NormArgs {
   int64_t y_stride;
 };
 
+// What a page holds keys and values as: float32; bfloat16; or int8 with one float32 scale for each position's key and
+// one for its value. docs/kernels.md has the layouts.
+enum class KVType : uint8_t { float32, bfloat16, int8 };
+
+// New keys and values of one key/value head, to be written into its pages.
+struct KeyValueArgs {
+  const float* k;  // [positions, head_dim], k_stride apart
+  int64_t k_stride;
+  const float* v;  // [positions, head_dim], v_stride apart
+  int64_t v_stride;
+  const float* rotary;  // [positions, rotary_dim]: cosines, then sines, to turn keys by; or null
+  int64_t rotary_dim;
+  int64_t head_dim;
+  KVType type;
+  uint8_t* const* pages;  // of the whole sequence
+  float* scratch;         // attention_scratch(head_dim) floats
+};
+
 // Attention of the query heads that share one key/value head, over one sequence. Row r of the problem is query
-// token r / group, head r % group. A page holds keys transposed [head_dim][kPageTokens], then values
-// [kPageTokens][value_stride(head_dim)].
+// token r / group, head r % group. The token at position p sees the keys at p - before ... p + after that exist.
 struct AttentionArgs {
   const float* q;  // [tokens, group, head_dim], tokens q_stride apart
   int64_t q_stride;
@@ -62,20 +80,58 @@ struct AttentionArgs {
   int64_t group;
   int64_t head_dim;
   float scale;  // of q.k
-  bool causal;
-  int64_t past;  // absolute position of the first query token
-  int64_t keys;  // keys present
-  const float* const* pages;
+  // A score becomes soft_cap tanh(score / soft_cap) unless soft_cap is 0; then, for the distance d = key - query,
+  // - slopes[head] |d| and bias[head][reach + d] (d held between -reach and reach) are added, unless null.
+  float soft_cap;
+  const float* slopes;  // [group]
+  const float* bias;    // [group, 2 reach + 1]
+  int64_t reach;
+  int64_t past;           // absolute position of the first query token
+  int64_t keys;           // keys present
+  int64_t before, after;  // at most kEverything
+  KVType type;
+  const uint8_t* const* pages;
   float* scratch;  // attention_scratch(head_dim) floats
 };
+constexpr int64_t kEverything = int64_t{1} << 62;  // of keys before or after a query
 
 static constexpr int64_t int4_group_bytes(int64_t columns) { return columns * (kInt4Group / 2 + 2); }
 
 // static: a unit built for AVX-512 must not lend its copy to the others
+static inline int64_t first_seen(const AttentionArgs& args, int64_t row) {  // by a row: first_seen ... end_seen - 1
+  const int64_t first = args.past + row / args.group - args.before;
+  return first > 0 ? first : 0;
+}
+static inline int64_t end_seen(const AttentionArgs& args, int64_t row) {
+  const int64_t end = args.past + row / args.group + args.after + 1;
+  return end < args.keys ? end : args.keys;
+}
 static inline int64_t value_stride(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-static inline int64_t page_floats(int64_t head_dim) { return kPageTokens * (head_dim + value_stride(head_dim)); }
+static inline int64_t key_bytes(KVType type, int64_t head_dim) {  // of a page
+  switch (type) {
+    case KVType::float32: return head_dim * kPageTokens * 4;
+    case KVType::bfloat16: return (head_dim + head_dim % 2) * kPageTokens * 2;
+    case KVType::int8: return head_dim * kPageTokens;
+  }
+  return 0;
+}
+static inline int64_t page_bytes(KVType type, int64_t head_dim) {
+  const int64_t values = kPageTokens * value_stride(head_dim);
+  switch (type) {
+    case KVType::float32: return key_bytes(type, head_dim) + values * 4;
+    case KVType::bfloat16: return key_bytes(type, head_dim) + values * 2;
+    case KVType::int8: return key_bytes(type, head_dim) + values + 2 * kPageTokens * 4;
+  }
+  return 0;
+}
+// What a block of keys gives to the rows of a tile: for each row the largest score and the sum of the weights
+// (kMostLanes floats each), and the sum of the weighted values.
+constexpr int kMostLanes = 16;
+static inline int64_t partial_floats(int64_t head_dim) { return 2 * kMostLanes + kTileRows * value_stride(head_dim); }
 static inline int64_t attention_scratch(int64_t head_dim) {
-  return kTileRows * (2 * value_stride(head_dim) + kPageTokens);
+  const int64_t stride = value_stride(head_dim), rows = kMostLanes * (stride + kMostLanes) + stride;
+  const int64_t attend = kTileRows * (stride + kBlockTokens) + 2 * partial_floats(head_dim);
+  return attend > rows ? attend : rows;
 }
 
 struct Kernels {
@@ -94,11 +150,13 @@ struct Kernels {
   void (*to_bfloat16)(const float* x, uint16_t* y, int64_t n, int64_t padded);
   void (*norm)(const NormArgs&, int64_t row, int64_t rows);
   void (*attend)(const AttentionArgs&, int64_t row, int64_t rows);
+  // The same for up to kTileRows rows in two steps: some blocks of keys, partial_floats for each; all of them together.
+  void (*attend_blocks)(const AttentionArgs&, int64_t row, int64_t rows, int64_t block, int64_t blocks, float* parts);
+  void (*merge_blocks)(const AttentionArgs&, int64_t row, int64_t rows, float* parts);
   // y = scale * x, with the first rotary_dim values turned (none when rotary is null)
   void (*rotate)(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y);
-  // rotates (when rotary) and writes one token's key and value into slot of a page
-  void (*store_key_value)(const float* key, const float* value, const float* rotary, int64_t rotary_dim,
-                          int64_t head_dim, float* page, int64_t slot);
+  // turns (when rotary) and writes `count` positions from `first` on; args.k, v and rotary begin there
+  void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);
   void (*softmax)(const float* x, float* y, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);  // y += x

@@ -218,21 +218,6 @@ inline void tile_rows(int64_t rows, const typename Format::A* a, int64_t a_strid
   }
 }
 
-// C += A . B in float32 for any number of column vectors: the loop around the tile that attention uses.
-inline void multiply(int64_t rows, int64_t vectors, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                     int64_t k, float* c, int64_t c_stride) {
-  for (; vectors >= kPanelVectors; vectors -= kPanelVectors) {
-    tile_rows<Float32Format, kPanelVectors>(rows, a, a_stride, b, b_stride, k, c, c_stride);
-    b += kPanelVectors * kLanes;
-    c += kPanelVectors * kLanes;
-  }
-  for (; vectors > 0; --vectors) {
-    tile_rows<Float32Format, 1>(rows, a, a_stride, b, b_stride, k, c, c_stride);
-    b += kLanes;
-    c += kLanes;
-  }
-}
-
 // Rows are cut into tiles of nearly equal height (13 rows: 5 + 4 + 4, not 6 + 6 + 1): a tile of one row is slow.
 inline int64_t next_rows(int64_t rows_left) {
   const int64_t tiles = (rows_left + kTileRows - 1) / kTileRows;

@@ -58,13 +58,15 @@ def activations_of(dtype: str) -> Literal["float32", "bfloat16", "int8"]:
 
 # --- programs -----------------------------------------------------------------------------------------------
 
-def page_nbytes(layers: int, kv_heads: int, head_dim: int) -> int: ...
+def page_nbytes(layers: int, kv_heads: int, head_dim: int, type: str) -> int: ...
 
 @final
 class KVCache:
     """Keys and values of past tokens, in pages of `page_tokens` positions, shared by reference count."""
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, max_bytes: int) -> None: ...
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, type: str, max_bytes: int) -> None:
+        """`type`: float32, bfloat16 or int8."""
+
     def allocate(self) -> int: ...
     def retain(self, page: int) -> None: ...
     def release(self, page: int) -> None: ...
@@ -89,6 +91,28 @@ class Batch:
         cache: KVCache | None,
         pages: Sequence[Sequence[int]],
     ) -> None: ...
+
+@final
+class AttentionShape:
+    """What attention computes for every sequence."""
+
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        causal: bool,
+        window: int = 0,
+        soft_cap: float = 0,
+        slopes: _Float32 | None = None,
+        relative_bias: _Float32 | None = None,
+        kv_type: str = "float32",
+    ) -> None:
+        """`window` and `soft_cap`: 0 for none. slopes: [heads]; relative_bias: [heads, 2 n + 1] of distances -n ... n.
+
+        kv_type: what pages hold keys and values as: float32, bfloat16 or int8.
+        """
 
 _View = tuple[int, int, int]  # buffer, first column, columns
 
@@ -117,13 +141,9 @@ class Program:
         q: _View,
         k: _View,
         v: _View,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        scale: float,
-        causal: bool,
         rotary: int,
         layer: int,
+        shape: AttentionShape,
     ) -> None: ...
     def gather(self, out: int, x: int) -> None: ...
     def pool(self, out: int, x: int, pooling: str) -> None: ...
@@ -160,10 +180,15 @@ def attention(
     causal: bool,
     scale: float,
     threads: int = 1,
+    window: int = 0,
+    soft_cap: float = 0,
+    slopes: _Float32 | None = None,
+    relative_bias: _Float32 | None = None,
+    kv_type: str = "float32",
 ) -> _Float32:
     """q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim].
 
-    rotary: [keys, rotary_dim], of which queries take the last rows.
+    rotary: [keys, rotary_dim], of which queries take the last rows. The rest is as in `AttentionShape`.
     """
 
 # --- ceilings: what the machine gives, timed ----------------------------------------------------------------

@@ -159,9 +159,9 @@ class Model:
         shape = self._cache_shape
         if shape is None:
             raise Error("this model has no causal attention: there is nothing to cache or to generate")
-        page_bytes = _ext.page_nbytes(shape.layers, shape.kv_heads, shape.head_dim)
+        sizes = (shape.layers, shape.kv_heads, shape.head_dim, "float32")
         pages = -(-positions // _ext.page_tokens)
-        return _ext.KVCache(shape.layers, shape.kv_heads, shape.head_dim, pages * page_bytes)
+        return _ext.KVCache(*sizes, pages * _ext.page_nbytes(*sizes))
 
     def run(
         self,

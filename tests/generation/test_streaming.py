@@ -150,8 +150,8 @@ def test_a_finished_sequence_frees_its_pages_at_once(
 
 
 def test_pages_survive_a_full_cache() -> None:
-    page = _ext.page_nbytes(1, 1, 8)
-    cache = _ext.KVCache(1, 1, 8, 2 * page)
+    page = _ext.page_nbytes(1, 1, 8, "float32")
+    cache = _ext.KVCache(1, 1, 8, "float32", 2 * page)
     pages = SequencePages(cache)
     pages.grow(65)
     assert len(pages.ids) == 2

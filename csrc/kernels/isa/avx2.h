@@ -46,6 +46,10 @@ struct F32 {
     return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i*)pairs), high))};
   }
 
+  static F32 widen(const int8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))};
+  }
+
   friend F32 operator+(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
   friend F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -100,6 +104,31 @@ inline I32 dot(I32 acc, I8 w, uint32_t a) {
   const __m256i four = _mm256_set1_epi32((int)a);
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(w.v, four));
   return {_mm256_add_epi32(acc.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
+inline F32 fraction(F32 x) {
+  x = max(x, F32::set(-127.0f));
+  return x - F32{_mm256_floor_ps(x.v)};
+}
+inline F32 scale_pow2(F32 a, F32 x) { return a * pow2({_mm256_floor_ps(max(x, F32::set(-127.0f)).v)}); }
+
+// Pairs, then pairs of pairs within 128 bits, then halves.
+inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {
+  __m256 r[8], s[8];
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps((const float*)x + i * x_stride);
+  for (int i = 0; i < 8; i += 2) {
+    s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0x44);
+      r[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0xee);
+    }
+  for (int j = 0; j < 4; ++j) {
+    _mm256_storeu_ps((float*)y + j * y_stride, _mm256_permute2f128_ps(r[j], r[j + 4], 0x20));
+    _mm256_storeu_ps((float*)y + (j + 4) * y_stride, _mm256_permute2f128_ps(r[j], r[j + 4], 0x31));
+  }
 }
 
 inline float reduce_add(F32 x) {

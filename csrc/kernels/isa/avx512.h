@@ -49,6 +49,9 @@ struct F32 {
     const __m512i high = _mm512_set1_epi32((int)0xffff0000);
     return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), high))};
   }
+  static F32 widen(const int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
+  }
 #ifdef __AVX512BF16__
   // acc + low * low + high * high of each lane's pair; `pair` is the same activation pair in every lane
   static F32 dot_bf16(F32 acc, const uint16_t* pairs, uint32_t pair) {
@@ -118,6 +121,40 @@ inline I32 dot(I32 acc, I8 w, uint32_t a) {
   const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(four), turned);
   return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #endif
+}
+
+// vreduceps of -inf is 0
+inline F32 fraction(F32 x) { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+inline F32 scale_pow2(F32 a, F32 x) { return {_mm512_scalef_ps(a.v, x.v)}; }
+
+// Pairs, then pairs of pairs within 128 bits, then quarters, then halves.
+inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {
+  __m512 r[16], s[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps((const float*)x + i * x_stride);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)  // r[i + j]: columns j, j + 4, j + 8 and j + 12 of rows i ... i + 3
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_shuffle_ps(s[i + j], s[i + j + 2], 0x44);
+      r[i + 2 * j + 1] = _mm512_shuffle_ps(s[i + j], s[i + j + 2], 0xee);
+    }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low_even = _mm512_shuffle_f32x4(r[j], r[j + 4], 0x88),
+                 low_odd = _mm512_shuffle_f32x4(r[j], r[j + 4], 0xdd);
+    const __m512 high_even = _mm512_shuffle_f32x4(r[j + 8], r[j + 12], 0x88);
+    const __m512 high_odd = _mm512_shuffle_f32x4(r[j + 8], r[j + 12], 0xdd);
+    _mm512_storeu_ps((float*)y + j * y_stride, _mm512_shuffle_f32x4(low_even, high_even, 0x88));
+    _mm512_storeu_ps((float*)y + (j + 4) * y_stride, _mm512_shuffle_f32x4(low_odd, high_odd, 0x88));
+    _mm512_storeu_ps((float*)y + (j + 8) * y_stride, _mm512_shuffle_f32x4(low_even, high_even, 0xdd));
+    _mm512_storeu_ps((float*)y + (j + 12) * y_stride, _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd));
+  }
 }
 
 inline float reduce_add(F32 x) {

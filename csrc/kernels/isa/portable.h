@@ -54,6 +54,8 @@ struct F32 {
     return {(Vec4f)(bits & (int32_t)0xffff0000)};
   }
 
+  static F32 widen(const int8_t* p) { return {Vec4f{(float)p[0], (float)p[1], (float)p[2], (float)p[3]}}; }
+
   friend F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
   friend F32 operator-(F32 a, F32 b) { return {a.v - b.v}; }
   friend F32 operator*(F32 a, F32 b) { return {a.v * b.v}; }
@@ -120,6 +122,25 @@ inline I32 dot(I32 acc, I8 w, uint32_t a) {
   for (int i = 0; i < kLanes; ++i)
     for (int j = 0; j < 4; ++j) acc.v[i] += w.v[4 * i + j] * (int8_t)(a >> 8 * j);
   return acc;
+}
+
+inline F32 floor(F32 x) {  // |x| < 2^22
+  const F32 n = round(x);
+  return n - select(x < n, F32::set(1.0f), F32::set(0.0f));
+}
+// The two halves of 2^x = 2^(x - floor x) 2^(floor x), for x < 128. Below -126 the second is 0 or the exact power, at
+// -inf it is 0, and the fraction stays finite.
+inline F32 fraction(F32 x) {
+  x = max(x, F32::set(-127.0f));
+  return x - floor(x);
+}
+inline F32 scale_pow2(F32 a, F32 x) { return a * pow2(floor(max(x, F32::set(-127.0f)))); }  // a 2^(floor x)
+
+// y[j][i] = x[i][j] for kLanes x kLanes elements of 32 bits; strides in elements
+inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {
+  for (int64_t i = 0; i < kLanes; ++i)
+    for (int64_t j = 0; j < kLanes; ++j)
+      __builtin_memcpy((uint32_t*)y + j * y_stride + i, (const uint32_t*)x + i * x_stride + j, sizeof(uint32_t));
 }
 
 inline float reduce_add(F32 x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }

@@ -112,19 +112,8 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
         case ops.Attention() as op:
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1
-            program.attention(
-                buffers.make(node),
-                q,
-                k,
-                v,
-                op.heads,
-                op.kv_heads,
-                op.head_dim,
-                op.scale,
-                op.causal,
-                rotary,
-                op.layer,
-            )
+            shape = _ext.AttentionShape(op.heads, op.kv_heads, op.head_dim, op.scale, op.causal)
+            program.attention(buffers.make(node), q, k, v, rotary, op.layer, shape)
         case ops.Gather():
             program.gather(buffers.make(node), buffers[inputs[0]])
         case ops.Pool() as op:

@@ -1,0 +1,174 @@
+// Pages of keys and values: how they are written, and how the register tile reads them. A page holds, for
+// kPageTokens positions of one head, where dim is head_dim and stride its value_stride,
+//
+//   float32    keys [dim][64] (transposed: a key is a column), values [64][stride]
+//   bfloat16   keys [ceil(dim / 2)][64][2], values [32][stride][2]: pairs along what the tile sums over
+//   int8       keys [dim][64], values [64][stride], then float32 scales of the keys [64] and of the values [64]
+#pragma once
+
+#include <stddef.h>
+
+#include "attention_rotate.h"
+#include "kernels.h"
+#include "tile.h"
+
+namespace qkv::QKV_ISA {
+namespace {
+
+struct Float32Page {
+  using Format = Float32Format;
+  static constexpr KVType kType = KVType::float32;
+  static constexpr bool kScaled = false;
+
+  // One vector of the value in `slot`, columns from `column` on.
+  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
+    return F32::load((const float*)values + slot * stride + column);
+  }
+
+  // A key as words of 32 bits, of which kLanes keys are transposed together.
+  static int64_t words(int64_t dim) { return dim; }
+  static void key_words(const float* key, int64_t dim, float* words, float* /*scale*/) {
+    __builtin_memcpy(words, key, (size_t)dim * sizeof(float));
+  }
+  static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
+    if (n == kLanes) __builtin_memcpy((float*)keys + at, words, sizeof(float) * kLanes);
+    else __builtin_memcpy((float*)keys + at, words, (size_t)n * sizeof(float));
+  }
+  static void put_value(const float* value, int64_t stride, int64_t slot, uint8_t* values, float*) {
+    __builtin_memcpy((float*)values + slot * stride, value, (size_t)stride * sizeof(float));
+  }
+};
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// Rounded to nearest even; NaN stays NaN.
+inline uint32_t bfloat16_bits(float x) {
+  const uint32_t bits = bits_of(x);
+  return (bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+struct Bf16Page {
+  using Format = WidenedBf16Format;
+  static constexpr KVType kType = KVType::bfloat16;
+  static constexpr bool kScaled = false;
+
+  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
+    const uint16_t* pairs = (const uint16_t*)values + (slot / 2 * stride + column) * 2;
+    return slot % 2 ? F32::high_bf16(pairs) : F32::low_bf16(pairs);
+  }
+
+  static int64_t words(int64_t dim) { return (dim + 1) / 2; }
+  static void key_words(const float* key, int64_t dim, float* words, float*) {
+    for (int64_t i = 0; i < (dim + 1) / 2; ++i) {  // a key is padded with zeros
+      const uint32_t pair = bfloat16_bits(key[2 * i]) | bfloat16_bits(key[2 * i + 1]) << 16;
+      __builtin_memcpy(words + i, &pair, sizeof pair);
+    }
+  }
+  static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
+    Float32Page::put_words(keys, at, words, n);
+  }
+  static void put_value(const float* value, int64_t stride, int64_t slot, uint8_t* values, float*) {
+    uint16_t* pairs = (uint16_t*)values + slot / 2 * stride * 2 + slot % 2;
+    for (int64_t i = 0; i < stride; ++i) pairs[2 * i] = (uint16_t)bfloat16_bits(value[i]);
+  }
+};
+
+// int8 B with a scale for each column or row, which is the caller's business: [k][columns], widened in registers.
+struct WidenedInt8Format {
+  using A = float;
+  using B = int8_t;
+  static constexpr int kGroup = 1;
+
+  template <int Rows, int Vectors>
+  static inline void step(F32 (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
+    F32 w[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) w[v] = F32::widen(b + v * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+      const F32 x = F32::set(a[r * a_stride]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) c[r][v] = fma(x, w[v], c[r][v]);
+    }
+  }
+};
+
+struct Int8Page {
+  using Format = WidenedInt8Format;
+  static constexpr KVType kType = KVType::int8;
+  static constexpr bool kScaled = true;
+
+  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
+    return F32::widen((const int8_t*)values + slot * stride + column);
+  }
+
+  static int64_t words(int64_t dim) { return dim; }
+  static void key_words(const float* key, int64_t dim, float* words, float* scale) {
+    quantise(key, value_stride(dim), words, scale);
+  }
+  static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
+    int8_t* y = (int8_t*)keys + at;
+    if (n == kLanes)
+      for (int i = 0; i < kLanes; ++i) y[i] = (int8_t)(int32_t)words[i];
+    else
+      for (int64_t i = 0; i < n; ++i) y[i] = (int8_t)(int32_t)words[i];
+  }
+  static void put_value(float* value, int64_t stride, int64_t slot, uint8_t* values, float* scale) {
+    quantise(value, stride, value, scale);
+    int8_t* y = (int8_t*)values + slot * stride;
+    for (int64_t i = 0; i < stride; ++i) y[i] = (int8_t)(int32_t)value[i];
+  }
+
+  // x = scale y with y integral in -127 ... 127; n is a multiple of kLanes. An infinity or a NaN makes scale NaN.
+  static void quantise(const float* x, int64_t n, float* y, float* scale) {
+    F32 top = F32::set(0), poison = top;
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const F32 part = F32::load(x + i);
+      top = max(top, abs(part));
+      poison = fma(part, F32::set(0), poison);
+    }
+    const float most = reduce_max(top), nothing = reduce_add(poison);
+    const bool usable = nothing == 0 && most > 1e-36f;  // 127 / most is finite
+    *scale = usable ? most / 127.0f : nothing;
+    const F32 factor = F32::set(usable ? 127.0f / most : 0.0f);
+    for (int64_t i = 0; i < n; i += kLanes) (usable ? round(F32::load(x + i) * factor) : F32::set(0)).store(y + i);
+  }
+};
+
+// Keys go into their page kLanes at a time: turned and rounded side by side, then transposed in registers.
+template <class Page>
+inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) {
+  const int64_t dim = args.head_dim, stride = value_stride(dim), words = Page::words(dim);
+  float* rows = args.scratch;             // [kLanes][stride] words
+  float* block = rows + kLanes * stride;  // [kLanes][kLanes]
+  float* row = block + kLanes * kLanes;   // [stride]
+  for (int64_t i = dim; i < stride; ++i) row[i] = 0;
+  for (int64_t done = 0, n; done < count; done += n) {
+    const int64_t slot = (first + done) % kPageTokens, free = kLanes - slot % kLanes;
+    n = count - done < free ? count - done : free;
+    uint8_t* keys = args.pages[(first + done) / kPageTokens];
+    uint8_t* values = keys + key_bytes(Page::kType, dim);
+    float* scales = (float*)(values + kPageTokens * stride);  // where Page::kScaled
+    for (int64_t i = 0; i < n; ++i) {
+      const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
+      rotate(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, row);
+      Page::key_words(row, dim, rows + i * stride, scales + slot + i);
+    }
+    for (int64_t word = 0; word < words; word += kLanes) {
+      transpose(rows + word, stride, block, kLanes);
+      for (int64_t i = 0; i < kLanes && word + i < words; ++i)
+        Page::put_words(keys, (word + i) * kPageTokens + slot, block + i * kLanes, n);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      __builtin_memcpy(row, args.v + (done + i) * args.v_stride, (size_t)dim * sizeof(float));
+      Page::put_value(row, stride, slot + i, values, scales + kPageTokens + slot + i);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qkv::QKV_ISA
