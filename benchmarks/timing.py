@@ -34,7 +34,7 @@ def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < least_rounds:
-        times.append((_turn(a), _turn(b)))
+        times.append((turn(a), turn(b)))
     return Pair(
         a=statistics.median(first for first, _ in times),
         b=statistics.median(second for _, second in times),
@@ -43,8 +43,8 @@ def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.
     )
 
 
-def _turn(f: Callable[[], object]) -> float:
-    """Seconds of one call."""
+def turn(f: Callable[[], object]) -> float:
+    """Seconds of one call, once others have had their time to settle."""
     _repeat(f, SETTLE_SECONDS)
     return _repeat(f, TURN_SECONDS)
 
