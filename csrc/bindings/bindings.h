@@ -21,11 +21,11 @@ DType dtype_of(const std::string& name);  // throws Error for names of no type
 // Throws Error unless x fits the weight, and residual the result.
 void check_linear(const FloatArray& x, const Weight& weight, const std::optional<FloatArray>& residual);
 
-void register_system(py::module_& m);    // instruction sets
-void register_weight(py::module_& m);    // packed weights
-void register_program(py::module_& m);   // programs, KV cache, runs
+void register_system(py::module_& m);     // instruction sets
+void register_weight(py::module_& m);     // packed weights
+void register_program(py::module_& m);    // programs, KV cache, runs
 void register_attention(py::module_& m);  // attention's shape, and attention on arrays
-void register_ops(py::module_& m);       // kernels on arrays
-void register_ceilings(py::module_& m);  // what the machine gives, timed
+void register_ops(py::module_& m);        // kernels on arrays
+void register_ceilings(py::module_& m);   // what the machine gives, timed
 
 }  // namespace qkv
