@@ -6,7 +6,6 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <string>
 
 #include "cpu/weight.h"
 
@@ -17,7 +16,6 @@ namespace py = pybind11;
 // C-contiguous float32, converted when it is not. Who cares about silent copies checks in Python.
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-DType dtype_of(const std::string& name);  // throws Error for names of no type
 // Throws Error unless x fits the weight, and residual the result.
 void check_linear(const FloatArray& x, const Weight& weight, const std::optional<FloatArray>& residual);
 

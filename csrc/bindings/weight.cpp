@@ -37,12 +37,6 @@ Layout layout_of(const std::string& name) {
 
 }  // namespace
 
-DType dtype_of(const std::string& name) {
-  if (name == "float32") return DType::float32;
-  if (name == "bfloat16") return DType::bfloat16;
-  throw Error("weights are float32 or bfloat16, not '" + name + "'");
-}
-
 void register_weight(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
       .def(py::init([](int64_t out, int64_t in, const std::string& dtype, const std::string& layout) {

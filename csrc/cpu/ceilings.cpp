@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
 
 #include "error.h"
 #include "threads.h"
@@ -29,10 +30,18 @@ double seconds_of(int threads, double seconds, const Call& call) {
   return passed.count() / static_cast<double>(calls);
 }
 
+double (*peak_of(const Kernels& kernels, DType dtype))(int64_t) {
+  switch (dtype) {
+    case DType::float32: return kernels.peak_float32;
+    case DType::bfloat16: return kernels.peak_bfloat16;
+    default: return kernels.peak_int8;  // int4 weights are multiplied as int8
+  }
+}
+
 }  // namespace
 
 double peak_rate(const Kernels& kernels, DType dtype, int threads, double seconds) {
-  const auto peak = dtype == DType::float32 ? kernels.peak_float32 : kernels.peak_bfloat16;
+  const auto peak = peak_of(kernels, dtype);
   constexpr int64_t kRounds = 8000;  // some ten microseconds
   const int64_t tasks = 4 * threads;
   const double operations = static_cast<double>(tasks) * peak(kRounds);
@@ -57,12 +66,17 @@ double Stream::read_rate(const Kernels& kernels, int threads, double seconds) co
 
 double linear_seconds(const Weight& w, const float* x, int64_t rows, Function activation, const float* residual,
                       bool prepared, int threads, double seconds) {
-  Memory copy, y(static_cast<size_t>(rows * w.half_out()) * sizeof(float));
-  if (!prepared)
-    return seconds_of(threads, seconds, [&] { linear(w, x, rows, activation, residual, y.floats(), threads, copy); });
-  const Activations activations = prepare(w, x, rows, threads, copy);
-  return seconds_of(threads, seconds,
-                    [&] { multiply(w, activations, rows, activation, residual, y.floats(), threads); });
+  const DType type = w.activations();
+  const bool converts = type != DType::float32;
+  const Memory copy(converts ? Activations::bytes(type, rows, w.in()) : 0);
+  const Memory y(static_cast<size_t>(rows * w.half_out()) * sizeof(float));
+  const Activations in(type, converts ? copy.data() : const_cast<float*>(x), rows, w.in());
+  std::vector<Memory> scratch;
+  if (converts) convert(w.kernels(), x, rows, in, threads);
+  return seconds_of(threads, seconds, [&] {
+    if (converts && !prepared) convert(w.kernels(), x, rows, in, threads);
+    linear(w, in, rows, activation, residual, y.floats(), threads, scratch);
+  });
 }
 
 }  // namespace qkv

@@ -164,6 +164,7 @@ struct Kernels {
   // Ceilings of one core; see peak.h. Rounds of multiply-adds, and what they count as operations.
   double (*peak_float32)(int64_t rounds);
   double (*peak_bfloat16)(int64_t rounds);
+  double (*peak_int8)(int64_t rounds);
   float (*read)(const float* x, int64_t n);  // n: a multiple of 128
 };
 

@@ -14,23 +14,24 @@ namespace {
 // numbers in every type, none subnormal.
 template <class Format>
 double peak(int64_t rounds) {
-  alignas(kAlignment) uint32_t a[kTileRows], b[kPanelVectors * kLanes * Format::kGroup];
+  alignas(kAlignment) uint32_t a[kTileRows], b[kPanelVectors * kLanes];
   uint32_t random = 1;
   for (uint32_t& word : a) word = 0x3c003c00 | ((random = random * 1664525 + 1013904223) >> 8 & 0x00ff00ff);
   for (uint32_t& word : b) word = 0x3c003c00 | ((random = random * 1664525 + 1013904223) >> 8 & 0x00ff00ff);
 
   // These loops are unrolled so that the sums are registers.
-  F32 sums[kTileRows][kPanelVectors];
+  using Sum = typename Format::Sum;
+  alignas(kAlignment) typename Sum::Lane out[kLanes] = {};
+  Sum sums[kTileRows][kPanelVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = F32::set(0);
+    for (int v = 0; v < kPanelVectors; ++v) sums[r][v] = Sum::load(out);
   for (int64_t i = 0; i < rounds; ++i) {
     __asm__ volatile("" : : "r"(a), "r"(b) : "memory");  // the operands count as changed: nothing is computed ahead
     Format::step(sums, (const typename Format::A*)a, int64_t{sizeof *a / sizeof(typename Format::A)},
                  (const typename Format::B*)b);
   }
-  alignas(kAlignment) float out[kLanes];
 #pragma GCC unroll 6
   for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 4

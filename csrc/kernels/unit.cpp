@@ -43,6 +43,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .add = add,
     .peak_float32 = peak<Float32Format>,
     .peak_bfloat16 = peak<PeakOfBf16<kDotBf16>::Format>,
+    .peak_int8 = peak<Int8Format>,
     .read = read,
 };
 
