@@ -7,22 +7,11 @@
 
 #include "kernels.h"
 #include "math.h"
+#include "rotary.h"
 #include "tile.h"
 
 namespace qkv::QKV_ISA {
 namespace {
-
-// Rotary position embedding (Su et al. 2021), half-split layout: pairs (i, i + rotary_dim / 2). y = scale * rope(x).
-void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y) {
-  const int64_t half = rotary ? rotary_dim / 2 : 0;
-  const float *cosine = rotary, *sine = rotary + half;
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    y[i] = (a * cosine[i] - b * sine[i]) * scale;
-    y[i + half] = (b * cosine[i] + a * sine[i]) * scale;
-  }
-  for (int64_t i = 2 * half; i < head_dim; ++i) y[i] = x[i] * scale;
-}
 
 void store_key_value(const float* key, const float* value, const float* rotary, int64_t rotary_dim, int64_t head_dim,
                      float* page, int64_t slot) {

@@ -44,6 +44,17 @@ struct NormArgs {
   int64_t y_stride;
 };
 
+// y[r] = x[r] turned by the angles of token r % tokens
+struct RopeArgs {
+  const float* x;       // [rows, head_dim]
+  const float* rotary;  // [tokens, rotary_dim]: cosines, then sines
+  int64_t tokens;
+  int64_t rotary_dim;  // leading values of a head that turn
+  int64_t head_dim;
+  bool interleaved;  // pairs (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
+  float* y;
+};
+
 // Attention of the query heads that share one key/value head, over one sequence. Row r of the problem is query
 // token r / group, head r % group. A page holds keys transposed [head_dim][kPageTokens], then values
 // [kPageTokens][value_stride(head_dim)].
@@ -82,12 +93,11 @@ struct Kernels {
   void (*to_bfloat16)(const float* x, uint16_t* y, int64_t n, int64_t padded);
   void (*norm)(const NormArgs&, int64_t row, int64_t rows);
   void (*attend)(const AttentionArgs&, int64_t row, int64_t rows);
-  // y = scale * x, with the first rotary_dim values turned (none when rotary is null)
-  void (*rotate)(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y);
+  void (*rope)(const RopeArgs&, int64_t row, int64_t rows);
   // rotates (when rotary) and writes one token's key and value into slot of a page
   void (*store_key_value)(const float* key, const float* value, const float* rotary, int64_t rotary_dim,
                           int64_t head_dim, float* page, int64_t slot);
-  void (*softmax)(const float* x, float* y, int64_t n);
+  void (*softmax)(const float* x, float* y, int64_t rows, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);  // y += x
 };

@@ -9,6 +9,7 @@
 #include "elementwise.h"
 #include "linear.h"
 #include "norm.h"
+#include "rotary.h"
 
 #define QKV_TEXT_OF(x) #x
 #define QKV_TEXT(x) QKV_TEXT_OF(x)
@@ -29,7 +30,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .to_bfloat16 = to_bfloat16<F32>,
     .norm = norm,
     .attend = attend,
-    .rotate = rotate,
+    .rope = rope,
     .store_key_value = store_key_value,
     .softmax = softmax,
     .map = apply,
