@@ -40,32 +40,69 @@ class Case:
 # --- NumPy's side -------------------------------------------------------------------------------------------
 
 
+# As one writes NumPy that has to be fast: no pass that can be saved, and temporaries are worked on in place.
+
+
 def np_softmax(x: Array) -> Array:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    e = x - x.max(axis=-1, keepdims=True)
+    np.exp(e, out=e)
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
 
 
 def np_layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(eps)) * weight + bias
+    y = x - x.mean(axis=-1, keepdims=True)
+    variance = np.vecdot(y, y)[..., None] / np.float32(x.shape[-1])
+    y *= 1 / np.sqrt(variance + np.float32(eps))
+    y *= weight
+    y += bias
+    return y
 
 
 def np_rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
-    return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(eps)) * weight
+    mean_square = np.vecdot(x, x)[..., None] / np.float32(x.shape[-1])
+    y = x * (1 / np.sqrt(mean_square + np.float32(eps)))
+    y *= weight
+    return y
 
 
 def np_gelu(x: Array) -> Array:
-    return x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5)))
+    y = x * np.float32(0.5**0.5)
+    erf(y, out=y)
+    y += 1
+    y *= x
+    y *= np.float32(0.5)
+    return y
 
 
 def np_gelu_tanh(x: Array) -> Array:
-    return x * np.float32(0.5) * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+    y = x * x
+    y *= np.float32(0.7978845608 * 0.044715)
+    y += np.float32(0.7978845608)
+    y *= x
+    np.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= np.float32(0.5)
+    return y
+
+
+def np_silu(x: Array) -> Array:
+    y = -x
+    np.exp(y, out=y)
+    y += 1
+    return np.divide(x, y, out=y)
 
 
 def np_rope(x: Array, cosine: Array, sine: Array) -> Array:
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1)
+    """cosine and sine: [tokens, head_dim], with the sines of the first half negated."""
+    half = x.shape[-1] // 2
+    y = x * cosine
+    other = np.empty_like(x)
+    other[..., :half], other[..., half:] = x[..., half:], x[..., :half]
+    other *= sine
+    y += other
+    return y
 
 
 def np_attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
@@ -155,10 +192,12 @@ def row_cases() -> Iterator[Case]:
     wide, scores = normal(128, 3072), normal(12, 128, 128)
     yield Case("softmax, 1536 × 128", lambda: np_softmax(scores), lambda: ops.softmax(scores))
     yield Case("GELU, 128 × 3072", lambda: np_gelu(wide), lambda: ops.gelu(wide))
+    yield Case("SiLU, 128 × 3072", lambda: np_silu(wide), lambda: ops.silu(wide))
     yield Case("GELU (tanh), 128 × 3072", lambda: np_gelu_tanh(wide), lambda: ops.gelu(wide, "tanh"))
     heads = normal(32, 128, 64)
-    angles = np.arange(128)[:, None] * 10000.0 ** -(np.arange(32) / 32)
-    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    angles = np.arange(128)[:, None] * 10000.0 ** -(np.arange(64) % 32 / 32)
+    cosine = np.cos(angles).astype(np.float32)
+    sine = (np.sin(angles) * np.repeat([-1, 1], 32)).astype(np.float32)
     yield Case("RoPE, 32 heads of 128 × 64", lambda: np_rope(heads, cosine, sine), lambda: ops.rope(heads))
 
 
