@@ -114,15 +114,33 @@ def test_linear_without_inputs_or_outputs():
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 0), (2, 3)])
 @pytest.mark.parametrize("rotary_dim", [None, 0, 2, 16])
-def test_rope_turns_pairs_by_their_angle(batch, rotary_dim):
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+def test_rope_turns_pairs_by_their_angle(batch, rotary_dim, layout):
     x, positions, theta = normal(1, *batch, 5, 24), np.array([0, 1, 2, 1000, 100000]), 500.0
-    y = ops.rope(x, positions, theta, rotary_dim)
-    dim = 24 if rotary_dim is None else rotary_dim
-    pairs = x[..., : dim // 2] + 1j * x[..., dim // 2 : dim]
-    angles = positions[:, None] * theta ** (-2 * np.arange(dim // 2) / max(1, dim))
-    turned = pairs.astype(complex) * np.exp(1j * angles)
-    expected = np.concatenate([turned.real, turned.imag, x[..., dim:]], axis=-1)
+    y = ops.rope(x, positions, theta, rotary_dim, layout)
+    expected = expected_rope(x, positions, theta, 24 if rotary_dim is None else rotary_dim, layout)
     assert_close(y, torch.from_numpy(expected), atol=5e-7)
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+def test_rope_of_every_width(isa, layout):
+    """Normalised error, and no feature left out or written beyond, where pairs fill no whole vector."""
+    for dim in range(0, 4 * _ext.chosen_isa()["lanes"] + 6, 2):
+        x, positions = normal(dim, 3, 7, dim + 3), np.arange(7) + 50
+        y, expected = ops.rope(x, positions, 1e4, dim, layout), expected_rope(x, positions, 1e4, dim, layout)
+        assert np.linalg.norm(y - expected) <= 1e-7 * np.linalg.norm(expected)
+        assert_same_bits(y[..., dim:], x[..., dim:])
+        assert_same_bits(ops.rope(x[1, 4:5], positions[4:5], 1e4, dim, layout), y[1, 4:5])
+
+
+def expected_rope(x, positions, theta, dim, layout):
+    half = dim // 2
+    first, second = (slice(half), slice(half, dim)) if layout == "half" else (slice(0, dim, 2), slice(1, dim, 2))
+    angles = positions[:, None] * theta ** (-2 * np.arange(half) / max(1, dim))
+    turned = (x[..., first] + 1j * x[..., second]).astype(complex) * np.exp(1j * angles)
+    y = x.astype(float)
+    y[..., first], y[..., second] = turned.real, turned.imag
+    return y
 
 
 def test_rope_defaults():
@@ -130,6 +148,8 @@ def test_rope_defaults():
     assert_same_bits(ops.rope(x), ops.rope(x, np.arange(7), 10000.0, 8))
     assert_same_bits(ops.rope(x)[:, 0], x[:, 0])
     assert_same_bits(ops.rope(x[:, 3:], positions=range(3, 7)), ops.rope(x)[:, 3:])
+    halves = [ops.rope(x, np.arange(7) + shift) for shift in (0.0, 0.5)]  # positions need not be whole
+    assert not np.array_equal(*halves)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 7, 64])
@@ -179,7 +199,7 @@ def test_arguments_are_not_written_to():
 
 
 def test_threads_do_not_change_bits():
-    x, w, b = normal(1, 8, 100, 64), normal(2, 64, 64), normal(3, 64)
+    x, w, b = normal(1, 8, 200, 64), normal(2, 64, 64), normal(3, 64)
     for function in (
         lambda n: ops.attention(x, x, x, causal=True, num_threads=n),
         lambda n: ops.linear(x, w, b, "gelu", num_threads=n),
@@ -191,6 +211,7 @@ def test_threads_do_not_change_bits():
         lambda n: ops.silu(x, num_threads=n),
         lambda n: ops.relu(x, num_threads=n),
         lambda n: ops.rope(x, num_threads=n),
+        lambda n: ops.rope(x, layout="interleaved", num_threads=n),
     ):
         one = function(1)
         for threads in (2, 3, None):
@@ -239,6 +260,7 @@ A, W, B, H = normal(1, 3, 8), normal(2, 5, 8), normal(3, 5), normal(4, 4, 3, 8)
         (lambda: ops.ffn(A, W, A[0], W.T, None), "ffn: b1 has shape (8,), expected (5,)"),
         (lambda: ops.rope(A, np.arange(4)), "rope: positions has shape (4,), expected (3,)"),
         (lambda: ops.rope(A, ["a", "b", "c"]), "rope: positions is <U1, expected numbers"),
+        (lambda: ops.rope(A, layout="neox"), "rope: layout is 'half' or 'interleaved', not 'neox'"),
         (lambda: ops.rope(A, rotary_dim=3), "rope: rotary_dim 3 is not an even number up to head_dim 8"),
         (lambda: ops.rope(A, rotary_dim=10), "rope: rotary_dim 10 is not an even number up to head_dim 8"),
         (lambda: ops.rope(A[:, :7]), "rope: rotary_dim 7 is not an even number up to head_dim 7"),

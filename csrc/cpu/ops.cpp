@@ -11,6 +11,15 @@ namespace {
 
 int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
+// Rows of n values in a task: about a microsecond's work, much more than it costs to hand out.
+constexpr int64_t kTaskValues = 8192;
+int64_t rows_of_task(int64_t n) { return std::max<int64_t>(1, kTaskValues / std::max<int64_t>(1, n)); }
+
+double values(int64_t rows, int64_t n) { return static_cast<double>(rows) * static_cast<double>(n); }
+
+// Work per value for threads_for, whose unit is about 0.01 ns of one core: rough figures of AVX-512 kernels.
+constexpr double kMapWork = 20, kSoftmaxWork = 40, kNormWork = 16, kRopeWork = 16;
+
 constexpr std::array kFunctionNames = {"identity", "relu", "gelu", "gelu_tanh", "silu",
                                        "sigmoid",  "tanh", "erf",  "exp"};
 
@@ -34,27 +43,24 @@ Function function_of(const std::string& name) {
 const char* name_of(Function function) { return kFunctionNames[static_cast<size_t>(function)]; }
 
 void map(const Kernels& kernels, Function function, const float* x, float* y, int64_t n, int threads) {
-  constexpr int64_t kBlock = 4096;
-  parallel_for(blocks_of(n, kBlock), threads_for(10.0 * static_cast<double>(n), threads), [&](int64_t task, int) {
-    const int64_t i = task * kBlock;
-    kernels.map(function, x + i, y + i, std::min(kBlock, n - i));
+  parallel_for(blocks_of(n, kTaskValues), threads_for(kMapWork * values(1, n), threads), [&](int64_t task, int) {
+    const int64_t i = task * kTaskValues;
+    kernels.map(function, x + i, y + i, std::min(kTaskValues, n - i));
   });
 }
 
 void softmax(const Kernels& kernels, const float* x, float* y, int64_t rows, int64_t n, int threads) {
-  constexpr int64_t kRows = 8;
-  const double values = static_cast<double>(rows * n);
-  parallel_for(blocks_of(rows, kRows), threads_for(10 * values, threads), [&](int64_t task, int) {
-    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
-      kernels.softmax(x + r * n, y + r * n, n);
+  const int64_t each = rows_of_task(n);
+  parallel_for(blocks_of(rows, each), threads_for(kSoftmaxWork * values(rows, n), threads), [&](int64_t task, int) {
+    const int64_t first = task * each;
+    kernels.softmax(x + first * n, y + first * n, std::min(each, rows - first), n);
   });
 }
 
 void norm(const Kernels& kernels, const NormArgs& args, int64_t rows, int threads) {
-  constexpr int64_t kRows = 8;
-  const double values = static_cast<double>(rows * args.n);
-  parallel_for(blocks_of(rows, kRows), threads_for(4 * values, threads),
-               [&](int64_t task, int) { kernels.norm(args, task * kRows, std::min(kRows, rows - task * kRows)); });
+  const int64_t each = rows_of_task(args.n);
+  parallel_for(blocks_of(rows, each), threads_for(kNormWork * values(rows, args.n), threads),
+               [&](int64_t task, int) { kernels.norm(args, task * each, std::min(each, rows - task * each)); });
 }
 
 namespace {
@@ -137,15 +143,10 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
   });
 }
 
-void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
-          int64_t head_dim, int64_t rotary_dim, int threads) {
-  constexpr int64_t kRows = 64;
-  const int64_t rows = sequences * tokens;
-  const double operations = 4.0 * static_cast<double>(rows * head_dim);
-  parallel_for(blocks_of(rows, kRows), threads_for(operations, threads), [&](int64_t task, int) {
-    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
-      kernels.rotate(x + r * head_dim, rotary + r % tokens * rotary_dim, rotary_dim, head_dim, 1.0f, y + r * head_dim);
-  });
+void rope(const Kernels& kernels, const RopeArgs& args, int64_t rows, int threads) {
+  const int64_t each = rows_of_task(args.head_dim);
+  parallel_for(blocks_of(rows, each), threads_for(kRopeWork * values(rows, args.head_dim), threads),
+               [&](int64_t task, int) { kernels.rope(args, task * each, std::min(each, rows - task * each)); });
 }
 
 }  // namespace qkv

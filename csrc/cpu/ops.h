@@ -48,8 +48,6 @@ void convert(const Kernels& kernels, const float* x, int64_t rows, const Activat
 void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
             int threads, std::vector<Memory>& scratch);
 
-// x, y: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines.
-void rope(const Kernels& kernels, const float* x, const float* rotary, float* y, int64_t sequences, int64_t tokens,
-          int64_t head_dim, int64_t rotary_dim, int threads);
+void rope(const Kernels& kernels, const RopeArgs& args, int64_t rows, int threads);
 
 }  // namespace qkv

@@ -7,9 +7,9 @@
 #pragma once
 
 #include "attention_pages.h"
-#include "attention_rotate.h"
 #include "attention_softmax.h"
 #include "kernels.h"
+#include "rotary.h"
 #include "tile.h"
 
 namespace qkv::QKV_ISA {

@@ -8,8 +8,9 @@
 
 #include <stddef.h>
 
-#include "attention_rotate.h"
+
 #include "kernels.h"
+#include "rotary.h"
 #include "tile.h"
 
 namespace qkv::QKV_ISA {

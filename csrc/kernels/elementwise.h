@@ -5,6 +5,7 @@
 
 #include "kernels.h"
 #include "math.h"
+#include "rows.h"
 
 namespace qkv::QKV_ISA {
 namespace {
@@ -40,31 +41,61 @@ void apply(Function function, const float* x, float* y, int64_t n) {
 }
 
 inline float max_of(const float* x, int64_t n) {  // of no numbers, or NaNs only: -inf
-  F32 most = F32::set(-__builtin_inff());
+  F32 most0 = F32::set(-__builtin_inff()), most1 = most0;
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) most = max(most, F32::load(x + i));
-  float m = reduce_max(most);
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    most0 = max(most0, F32::load(x + i));
+    most1 = max(most1, F32::load(x + i + kLanes));
+  }
+  for (; i + kLanes <= n; i += kLanes) most0 = max(most0, F32::load(x + i));
+  float m = reduce_max(max(most0, most1));
   for (; i < n; ++i) m = m < x[i] ? x[i] : m;
   return m;
 }
 
-// In float64, whose rounding is far below float32's; eight partial sums, which the compiler can keep in vectors.
-inline double sum_of(const float* x, int64_t n) {
-  double part[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) part[j] += x[i + j];
+inline double sum_of_lanes(F32 x) {
+  alignas(kAlignment) float lanes[kLanes];
+  x.store(lanes);
+  double part[4] = {};
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int j = 0; j < 4; ++j) part[j] += lanes[i + j];
   }
-  for (int j = 0; i < n; ++i, ++j) part[j] += x[i];
-  return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+  return (part[0] + part[2]) + (part[1] + part[3]);
+}
+
+// y = e^(x - m) with x <= m; returns their sum. What each float32 addition rounds away is added up beside it (Kahan
+// 1965), so that the sum's error does not grow with the row.
+inline double exp_and_sum(const float* x, float m, float* y, int64_t n) {
+  const F32 top = F32::set(m);
+  F32 sum = F32::set(0), lost = sum;
+  const auto add = [&](F32 e) {
+    const F32 next = sum + e;
+    lost = lost + (e - (next - sum));
+    sum = next;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const F32 e = exp_of_negative(F32::load(x + i) - top);
+    e.store(y + i);
+    add(e);
+  }
+  if (i < n) {
+    exp_of_negative(F32::load(x + i, n - i) - top).store(y + i, n - i);
+    add(F32::load(y + i, n - i));
+  }
+  return sum_of_lanes(sum) + sum_of_lanes(lost);
 }
 
 // y = e^(x - max x) / sum of these. As in PyTorch, a row of -inf only, or with a NaN or +inf, gives NaN.
-void softmax(const float* x, float* y, int64_t n) {
-  const F32 m = F32::set(max_of(x, n));
-  map_row([m](F32 v) { return exp(v - m); }, x, y, n);
-  const double scale = 1.0 / sum_of(y, n);
-  for (int64_t i = 0; i < n; ++i) y[i] = (float)(y[i] * scale);
+void softmax(const float* x, float* y, int64_t rows, int64_t n) {
+  for (int64_t some; rows > 0; x += some * n, y += some * n, rows -= some) {
+    some = rows_together(rows, n);
+    float top[kMaxRowsTogether];
+    double scale[kMaxRowsTogether];
+    for (int64_t r = 0; r < some; ++r) top[r] = max_of(x + r * n, n);
+    for (int64_t r = 0; r < some; ++r) scale[r] = 1.0 / exp_and_sum(x + r * n, top[r], y + r * n, n);
+    for (int64_t r = 0; r < some; ++r) map_row([s = scale[r]](F32 e) { return times(e, s); }, y + r * n, y + r * n, n);
+  }
 }
 
 // y += x

@@ -68,6 +68,17 @@ struct KeyValueArgs {
   float* scratch;         // attention_scratch(head_dim) floats
 };
 
+// y[r] = x[r] turned by the angles of token r % tokens
+struct RopeArgs {
+  const float* x;       // [rows, head_dim]
+  const float* rotary;  // [tokens, rotary_dim]: cosines, then sines
+  int64_t tokens;
+  int64_t rotary_dim;  // leading values of a head that turn
+  int64_t head_dim;
+  bool interleaved;  // pairs (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
+  float* y;
+};
+
 // Attention of the query heads that share one key/value head, over one sequence. Row r of the problem is query
 // token r / group, head r % group. The token at position p sees the keys at p - before ... p + after that exist.
 struct AttentionArgs {
@@ -153,11 +164,10 @@ struct Kernels {
   // The same for up to kTileRows rows in two steps: some blocks of keys, partial_floats for each; all of them together.
   void (*attend_blocks)(const AttentionArgs&, int64_t row, int64_t rows, int64_t block, int64_t blocks, float* parts);
   void (*merge_blocks)(const AttentionArgs&, int64_t row, int64_t rows, float* parts);
-  // y = scale * x, with the first rotary_dim values turned (none when rotary is null)
-  void (*rotate)(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y);
+  void (*rope)(const RopeArgs&, int64_t row, int64_t rows);
   // turns (when rotary) and writes `count` positions from `first` on; args.k, v and rotary begin there
   void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);
-  void (*softmax)(const float* x, float* y, int64_t n);
+  void (*softmax)(const float* x, float* y, int64_t rows, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);  // y += x
 

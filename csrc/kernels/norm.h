@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "rows.h"
 
 namespace qkv::QKV_ISA {
 namespace {
@@ -11,44 +12,60 @@ namespace {
 // sum of (x - centre)^Power over n values; four partial sums hide the latency of the additions
 template <int Power>
 inline float moment(const float* x, int64_t n, float centre) {
-  F32 sum[4] = {F32::set(0), F32::set(0), F32::set(0), F32::set(0)};
   const F32 c = F32::set(centre);
+  const auto add = [c](F32 sum, F32 v) { return Power == 1 ? sum + (v - c) : fma(v - c, v - c, sum); };
+  F32 sum0 = F32::set(0), sum1 = sum0, sum2 = sum0, sum3 = sum0;
   int64_t i = 0;
-  for (int part = 0; i + kLanes <= n; i += kLanes, part = (part + 1) % 4) {
-    const F32 d = F32::load(x + i) - c;
-    sum[part] = Power == 1 ? sum[part] + d : fma(d, d, sum[part]);
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    sum0 = add(sum0, F32::load(x + i));
+    sum1 = add(sum1, F32::load(x + i + kLanes));
+    sum2 = add(sum2, F32::load(x + i + 2 * kLanes));
+    sum3 = add(sum3, F32::load(x + i + 3 * kLanes));
   }
+  for (; i + kLanes <= n; i += kLanes) sum0 = add(sum0, F32::load(x + i));
   if (i < n) {
     // lanes behind n hold 0, not the centre: put the centre there so that they add nothing
     alignas(kAlignment) float tail[kLanes];
     c.store(tail);
     F32::load(x + i, n - i).store(tail, n - i);
-    const F32 d = F32::load(tail) - c;
-    sum[0] = Power == 1 ? sum[0] + d : fma(d, d, sum[0]);
+    sum1 = add(sum1, F32::load(tail));
   }
-  return reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  return reduce_add((sum0 + sum1) + (sum2 + sum3));
 }
 
-inline void norm_row(const NormArgs& args, const float* x, float* y) {
+template <bool Biased>
+inline void write_normed(const NormArgs& args, const float* x, float mean, float scale_of_x, float* y) {
   const int64_t n = args.n;
-  const float mean = args.centred ? moment<1>(x, n, 0.0f) / (float)n : 0.0f;
-  const float variance = moment<2>(x, n, mean) / (float)n;
-  const F32 centre = F32::set(mean), scale = F32::set(1.0f / __builtin_sqrtf(variance + args.eps));
+  const float *weight = args.weight, *bias = args.bias;
+  const F32 centre = F32::set(mean), scale = F32::set(scale_of_x);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    F32 out = (F32::load(x + i) - centre) * scale * F32::load(args.weight + i);
-    if (args.bias) out = out + F32::load(args.bias + i);
-    out.store(y + i);
+    const F32 unit = (F32::load(x + i) - centre) * scale, w = F32::load(weight + i);
+    (Biased ? fma(unit, w, F32::load(bias + i)) : unit * w).store(y + i);
   }
   if (const int64_t tail = n - i; tail > 0) {
-    F32 out = (F32::load(x + i, tail) - centre) * scale * F32::load(args.weight + i, tail);
-    if (args.bias) out = out + F32::load(args.bias + i, tail);
-    out.store(y + i, tail);
+    const F32 unit = (F32::load(x + i, tail) - centre) * scale, w = F32::load(weight + i, tail);
+    (Biased ? fma(unit, w, F32::load(bias + i, tail)) : unit * w).store(y + i, tail);
   }
 }
 
 void norm(const NormArgs& args, int64_t row, int64_t rows) {
-  for (int64_t r = row; r < row + rows; ++r) norm_row(args, args.x + r * args.x_stride, args.y + r * args.y_stride);
+  const float n = (float)args.n;
+  const auto write = args.bias ? write_normed<true> : write_normed<false>;
+  for (int64_t some; rows > 0; row += some, rows -= some) {
+    some = rows_together(rows, args.n);
+    const float* x = args.x + row * args.x_stride;
+    float* y = args.y + row * args.y_stride;
+    float mean[kMaxRowsTogether] = {}, scale[kMaxRowsTogether];
+    if (args.centred) {
+      for (int64_t r = 0; r < some; ++r) mean[r] = moment<1>(x + r * args.x_stride, args.n, 0.0f) / n;
+    }
+    for (int64_t r = 0; r < some; ++r) {
+      const float variance = moment<2>(x + r * args.x_stride, args.n, mean[r]) / n;
+      scale[r] = 1.0f / __builtin_sqrtf(variance + args.eps);
+    }
+    for (int64_t r = 0; r < some; ++r) write(args, x + r * args.x_stride, mean[r], scale[r], y + r * args.y_stride);
+  }
 }
 
 }  // namespace

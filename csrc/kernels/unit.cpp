@@ -10,6 +10,7 @@
 #include "linear.h"
 #include "norm.h"
 #include "peak.h"
+#include "rotary.h"
 
 #define QKV_TEXT_OF(x) #x
 #define QKV_TEXT(x) QKV_TEXT_OF(x)
@@ -36,7 +37,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .attend = attend,
     .attend_blocks = attend_blocks,
     .merge_blocks = merge_blocks,
-    .rotate = rotate,
+    .rope = rope,
     .store_keys_values = store_keys_values,
     .softmax = softmax,
     .map = apply,

@@ -164,13 +164,16 @@ def softmax(x: _Float32, threads: int = 1) -> _Float32:
     """Along the last axis."""
 
 def norm(x: _Float32, weight: _Float32, bias: _Float32 | None, eps: float, centred: bool, threads: int = 1) -> _Float32:
-    """LayerNorm when `centred`, otherwise RMSNorm. x: [rows, n]."""
+    """LayerNorm when `centred`, otherwise RMSNorm, along the last axis."""
 
 def linear(x: _Float32, weight: Weight, activation: str, residual: _Float32 | None, threads: int = 1) -> _Float32:
     """x: [rows, in] -> [rows, out], or half of `out` for a gated weight."""
 
-def rope(x: _Float32, rotary: _Float32, threads: int = 1) -> _Float32:
-    """x: [sequences, tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines."""
+def rope(x: _Float32, rotary: _Float32, interleaved: bool = False, threads: int = 1) -> _Float32:
+    """x: [..., tokens, head_dim]; rotary: [tokens, rotary_dim], cosines, then sines.
+
+    Pairs are (2i, 2i + 1) when `interleaved`, otherwise (i, i + rotary_dim / 2).
+    """
 
 def attention(
     q: _Float32,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from qkv.machine import default_threads
 Float32: TypeAlias = npt.NDArray[np.float32]
 Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Approximate: TypeAlias = Literal["none", "tanh"]
+RopeLayout: TypeAlias = Literal["half", "interleaved"]
 
 __all__ = [
     "attention",
@@ -200,9 +201,10 @@ def softmax(x: Float32, axis: int = -1, *, num_threads: int | None = None) -> Fl
         qkv.Error: the dtype does not fit, or there is no such axis.
     """
     _check("softmax", "x", x, at_least=1)
+    if axis in (-1, x.ndim - 1):
+        return _ext.softmax(_contiguous(x), _threads(num_threads))
     _expect("softmax", -x.ndim <= axis < x.ndim, f"x has {x.ndim} axes, no axis {axis}")
-    y = _ext.softmax(_contiguous(np.moveaxis(x, axis, -1)), _threads(num_threads))
-    return np.moveaxis(y, -1, axis)
+    return np.moveaxis(softmax(np.moveaxis(x, axis, -1), num_threads=num_threads), -1, axis)
 
 
 def gelu(x: Float32, approximate: Approximate = "none", *, num_threads: int | None = None) -> Float32:
@@ -215,7 +217,8 @@ def gelu(x: Float32, approximate: Approximate = "none", *, num_threads: int | No
     Raises:
         qkv.Error: the dtype does not fit, or `approximate` is unknown.
     """
-    _expect("gelu", approximate in ("none", "tanh"), f"approximate is 'none' or 'tanh', not {approximate!r}")
+    if approximate not in ("none", "tanh"):
+        raise Error(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
     return _map("gelu", "gelu" if approximate == "none" else "gelu_tanh", x, num_threads)
 
 
@@ -248,33 +251,41 @@ def rope(
     positions: npt.ArrayLike | None = None,
     theta: float = 10000.0,
     rotary_dim: int | None = None,
+    layout: RopeLayout = "half",
     *,
     num_threads: int | None = None,
 ) -> Float32:
     """Rotary position embedding (Su et al. 2021): pair i turns by `position * theta^(-2i / rotary_dim)`.
 
-    Pairs are `(i, i + rotary_dim / 2)`, the half-split layout of LLaMA and GPT-NeoX checkpoints. Angles are
-    taken in float64.
+    Angles are taken in float64. The cosines and sines of the last few calls' positions are kept, as every layer
+    of a model asks for the same ones.
 
     Args:
         x: queries or keys `[..., tokens, head_dim]`.
         positions: `[tokens]`; `0 ... tokens - 1` by default.
         theta: base of the frequencies.
         rotary_dim: how many leading features turn (even); all by default.
+        layout: which features are a pair: "half" for `(i, i + rotary_dim / 2)`, as in LLaMA and GPT-NeoX
+            checkpoints, "interleaved" for `(2i, 2i + 1)`, as in GPT-J and the paper.
 
     Raises:
-        qkv.Error: a dtype or shape does not fit.
+        qkv.Error: a dtype or shape does not fit, or the layout is unknown.
     """
     _check("rope", "x", x, at_least=2)
     tokens, head_dim = x.shape[-2:]
     turned = head_dim if rotary_dim is None else rotary_dim
-    fits = turned % 2 == 0 and 0 <= turned <= head_dim
-    _expect("rope", fits, f"rotary_dim {turned} is not an even number up to head_dim {head_dim}")
-    where = np.asarray(np.arange(tokens) if positions is None else positions)
-    _expect("rope", where.shape == (tokens,), f"positions has shape {where.shape}, expected ({tokens},)")
-    _expect("rope", where.dtype.kind in "iuf", f"positions is {where.dtype}, expected numbers")
-    sequences = _contiguous(x).reshape(math.prod(x.shape[:-2]), tokens, head_dim)
-    return _ext.rope(sequences, _rotary(where, turned, theta), _threads(num_threads)).reshape(x.shape)
+    if turned % 2 or not 0 <= turned <= head_dim:
+        raise Error(f"rope: rotary_dim {turned} is not an even number up to head_dim {head_dim}")
+    if layout not in ("half", "interleaved"):
+        raise Error(f"rope: layout is 'half' or 'interleaved', not {layout!r}")
+    if positions is None:
+        table = _rotary(tokens, turned, theta)
+    else:
+        where = np.asarray(positions)
+        _expect("rope", where.shape == (tokens,), f"positions has shape {where.shape}, expected ({tokens},)")
+        _expect("rope", where.dtype.kind in "iuf", f"positions is {where.dtype}, expected numbers")
+        table = _rotary(where.astype(np.float64).tobytes(), turned, theta)
+    return _ext.rope(_contiguous(x), table, layout == "interleaved", _threads(num_threads))
 
 
 def sinusoidal_positions(n: int, dim: int) -> Float32:
@@ -298,21 +309,26 @@ def _frequencies(dim: int, theta: float) -> npt.NDArray[np.float64]:
     return np.asarray(theta ** -(np.arange(0, dim, 2) / max(1, dim)), np.float64)
 
 
-def _rotary(positions: npt.NDArray[Any], dim: int, theta: float) -> Float32:
-    """What the kernels rotate with: `[tokens, dim]`, cosines, then sines."""
-    angles = positions.astype(np.float64)[:, None] * _frequencies(dim, theta)
+@functools.lru_cache(maxsize=4)  # queries and keys, in local and global layers
+def _rotary(positions: int | bytes, dim: int, theta: float) -> Float32:
+    """What the kernels rotate with: `[tokens, dim]`, cosines, then sines.
+
+    `positions` are the bytes of float64 numbers, or how many to count from 0.
+    """
+    where = np.arange(positions) if isinstance(positions, int) else np.frombuffer(positions, np.float64)
+    angles = where[:, None] * _frequencies(dim, theta)
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def _norm(op: str, x: Float32, weight: Float32, bias: Float32 | None, eps: float, num_threads: int | None) -> Float32:
     _check(op, "x", x, at_least=1)
-    expected = x.shape[-1:]
+    n = x.shape[-1]
     for name, values in (("weight", weight), ("bias", bias)):
         if values is not None:
             _check(op, name, values)
-            _expect(op, values.shape == expected, f"{name} has shape {values.shape}, expected {expected}")
-    y = _ext.norm(_rows(x), weight, bias, eps, op == "layer_norm", _threads(num_threads))
-    return y.reshape(x.shape)
+            if values.shape != (n,):
+                raise Error(f"{op}: {name} has shape {values.shape}, expected ({n},)")
+    return _ext.norm(_contiguous(x), weight, bias, eps, op == "layer_norm", _threads(num_threads))
 
 
 def _linear(
@@ -357,19 +373,24 @@ def _linear(
 
 def _map(op: str, function: str, x: Float32, num_threads: int | None) -> Float32:
     _check(op, "x", x)
-    return _ext.map(function, _contiguous(x), _threads(num_threads)).reshape(x.shape)
+    return _ext.map(function, _contiguous(x), _threads(num_threads))
 
 
 def _check(op: str, name: str, x: Float32, at_least: int = 0) -> None:
+    # one test for what fits: the kernels take a few microseconds, which is what it costs to write the messages
+    if isinstance(x, np.ndarray) and x.dtype == _FLOAT32 and x.ndim >= at_least:
+        return
     _expect(op, isinstance(x, np.ndarray), f"{name} is a {type(x).__name__}, expected a NumPy array")
-    _expect(op, x.dtype == np.float32, f"{name} is {x.dtype}, expected float32")
-    _expect(op, x.ndim >= at_least, f"{name} has shape {x.shape}, expected at least {at_least} axes")
+    _expect(op, x.dtype == _FLOAT32, f"{name} is {x.dtype}, expected float32")
+    raise Error(f"{op}: {name} has shape {x.shape}, expected at least {at_least} axes")
 
 
 def _expect(op: str, holds: bool, message: str) -> None:
     if not holds:
         raise Error(f"{op}: {message}")
 
+
+_FLOAT32 = np.dtype(np.float32)
 
 # Asking the system takes longer than many a kernel.
 _default_threads = functools.cache(default_threads)
@@ -383,6 +404,9 @@ def _threads(num_threads: int | None) -> int:
 
 
 def _contiguous(x: Float32) -> Float32:
+    flags = x.flags
+    if flags.c_contiguous and flags.aligned:
+        return x
     return np.require(x, requirements=["C_CONTIGUOUS", "ALIGNED"])
 
 

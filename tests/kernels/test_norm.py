@@ -56,7 +56,8 @@ def test_nan_stays_in_its_row(isa, centred):
 def test_sizes_that_do_not_fit_are_errors():
     x, weight = normal(1, 2, 8), normal(2, 8)
     for call in (
-        lambda: _ext.norm(x[0], weight, None, EPS, True),
+        lambda: _ext.norm(x[0, 0], weight, None, EPS, True),
+        lambda: _ext.norm(x.T, weight, None, EPS, True),
         lambda: _ext.norm(x, weight[:7], None, EPS, True),
         lambda: _ext.norm(x, weight, weight[:7], EPS, True),
     ):

@@ -57,6 +57,10 @@ struct F32 {
   friend Mask operator<(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 };
 
+struct Pairs {  // lane by lane
+  F32 first, second;
+};
+
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return {_mm256_blendv_ps(no.v, yes.v, m.bits)}; }
 // The second operand of the instruction wins when either is NaN: a NaN in `a` stays, as in portable.h.
@@ -71,6 +75,21 @@ inline F32 round(F32 x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT
 inline F32 pow2(F32 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(biased, 23))};
+}
+inline F32 divide(F32 a, F32 b) { return a / b; }
+inline F32 times(F32 x, double factor) {
+  const float high = (float)factor;
+  return fma(x, F32::set(high), x * F32::set((float)(factor - high)));
+}
+
+inline Pairs split_pairs(F32 low, F32 high) {
+  // halves of 128 bits first, as the shuffles below work within them
+  const __m256 a = _mm256_permute2f128_ps(low.v, high.v, 0x20), b = _mm256_permute2f128_ps(low.v, high.v, 0x31);
+  return {{_mm256_shuffle_ps(a, b, 0x88)}, {_mm256_shuffle_ps(a, b, 0xdd)}};
+}
+inline Pairs join_pairs(F32 first, F32 second) {
+  const __m256 a = _mm256_unpacklo_ps(first.v, second.v), b = _mm256_unpackhi_ps(first.v, second.v);
+  return {{_mm256_permute2f128_ps(a, b, 0x20)}, {_mm256_permute2f128_ps(a, b, 0x31)}};
 }
 
 struct I32 {
@@ -110,7 +129,7 @@ inline F32 fraction(F32 x) {
   x = max(x, F32::set(-127.0f));
   return x - F32{_mm256_floor_ps(x.v)};
 }
-inline F32 scale_pow2(F32 a, F32 x) { return a * pow2({_mm256_floor_ps(max(x, F32::set(-127.0f)).v)}); }
+inline F32 scale_pow2(F32 x, F32 n) { return x * pow2({_mm256_floor_ps(max(n, F32::set(-127.0f)).v)}); }
 
 // Pairs, then pairs of pairs within 128 bits, then halves.
 inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {

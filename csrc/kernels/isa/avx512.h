@@ -69,6 +69,10 @@ struct F32 {
   friend Mask operator<(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 };
 
+struct Pairs {  // lane by lane
+  F32 first, second;
+};
+
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return {_mm512_mask_blend_ps(m.bits, no.v, yes.v)}; }
 // The second operand of the instruction wins when either is NaN: a NaN in `a` stays, as in portable.h.
@@ -83,6 +87,31 @@ inline F32 round(F32 x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEARES
 inline F32 pow2(F32 n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+// Lanes below float32's range are left out: the instruction takes a hundred times as long to round one to 0.
+inline F32 scale_pow2(F32 x, F32 n) {
+  return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n.v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), x.v, n.v)};
+}
+// The division instruction takes 16 cycles. The remainder of a first quotient, exact in one fused operation, turns
+// the 14 bits of the approximate reciprocal into all 24.
+inline F32 divide(F32 a, F32 b) {
+  const __m512 r = _mm512_rcp14_ps(b.v), q = _mm512_mul_ps(a.v, r);
+  return {_mm512_fmadd_ps(_mm512_fnmadd_ps(q, b.v, a.v), r, q)};
+}
+inline F32 times(F32 x, double factor) {
+  const float high = (float)factor;
+  return fma(x, F32::set(high), x * F32::set((float)(factor - high)));
+}
+
+inline Pairs split_pairs(F32 low, F32 high) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return {{_mm512_permutex2var_ps(low.v, even, high.v)}, {_mm512_permutex2var_ps(low.v, odd, high.v)}};
+}
+inline Pairs join_pairs(F32 first, F32 second) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  return {{_mm512_permutex2var_ps(first.v, low, second.v)}, {_mm512_permutex2var_ps(first.v, high, second.v)}};
 }
 
 struct I32 {
@@ -125,7 +154,6 @@ inline I32 dot(I32 acc, I8 w, uint32_t a) {
 
 // vreduceps of -inf is 0
 inline F32 fraction(F32 x) { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-inline F32 scale_pow2(F32 a, F32 x) { return {_mm512_scalef_ps(a.v, x.v)}; }
 
 // Pairs, then pairs of pairs within 128 bits, then quarters, then halves.
 inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {

@@ -63,6 +63,10 @@ struct F32 {
   friend Mask operator<(F32 a, F32 b) { return {a.v < b.v}; }
 };
 
+struct Pairs {  // lane by lane
+  F32 first, second;
+};
+
 inline F32 fma(F32 a, F32 b, F32 c) { return {a.v * b.v + c.v}; }  // a b + c; rounded twice here
 inline F32 select(Mask m, F32 yes, F32 no) { return {(Vec4f)((m.bits & (Vec4i)yes.v) | (~m.bits & (Vec4i)no.v))}; }
 inline F32 max(F32 a, F32 b) { return select(a < b, b, a); }
@@ -78,6 +82,22 @@ inline F32 round(F32 x) {                   // to nearest, ties to even; |x| < 2
 inline F32 pow2(F32 n) {                                  // 2^n for integral n in -126 ... 127; 0 for n = -127
   const F32 biased = n + F32::set(12582912.0f + 127.0f);  // low mantissa bits now hold n + 127
   return {(Vec4f)((Vec4i)biased.v << 23)};
+}
+// a / b for finite a and b, both well inside the normal range (a may be 0), to 0.6 ULP
+inline F32 divide(F32 a, F32 b) { return a / b; }
+// x * factor, to 0.6 ULP: factor has float64's precision
+inline F32 times(F32 x, double factor) {
+  for (int i = 0; i < kLanes; ++i) x.v[i] = (float)(x.v[i] * factor);
+  return x;
+}
+
+// Pairs that lie side by side in low, then high, as their first and their second members; and back.
+inline Pairs split_pairs(F32 low, F32 high) {
+  return {{Vec4f{low.v[0], low.v[2], high.v[0], high.v[2]}}, {Vec4f{low.v[1], low.v[3], high.v[1], high.v[3]}}};
+}
+inline Pairs join_pairs(F32 first, F32 second) {
+  return {{Vec4f{first.v[0], second.v[0], first.v[1], second.v[1]}},
+          {Vec4f{first.v[2], second.v[2], first.v[3], second.v[3]}}};
 }
 
 struct I32 {
@@ -134,7 +154,8 @@ inline F32 fraction(F32 x) {
   x = max(x, F32::set(-127.0f));
   return x - floor(x);
 }
-inline F32 scale_pow2(F32 a, F32 x) { return a * pow2(floor(max(x, F32::set(-127.0f)))); }  // a 2^(floor x)
+// x 2^(floor n) for n < 128 and x in 0.5 ... 2; 0 where n < -126
+inline F32 scale_pow2(F32 x, F32 n) { return x * pow2(floor(max(n, F32::set(-127.0f)))); }
 
 // y[j][i] = x[i][j] for kLanes x kLanes elements of 32 bits; strides in elements
 inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {
