@@ -98,6 +98,25 @@ def test_attention(isa, batch, heads, kv_heads, tokens):
     assert_close(ops.attention(q, k, v, scale=0.7), attend(double(q), *many, scale=0.7), atol=1e-5)
 
 
+def test_attention_with_a_window_a_cap_and_biases(isa):
+    heads, keys, n = 4, 70, 9
+    q, k, v = normal(1, 2, heads, 5, 24), normal(2, 2, 2, keys, 24), normal(3, 2, 2, keys, 24)
+    slopes, bias = np.float32([0.5, 0.25, 0.125, 0.0625]), normal(4, heads, 2 * n + 1)
+    distance = torch.arange(keys) - torch.arange(keys - 5, keys)[:, None]
+    scores = double(q) @ double(np.repeat(k, 2, axis=1)).mT * 24**-0.5
+    options = [
+        ({"window": 20}, torch.where(distance.abs() < 20, scores, -torch.inf)),
+        ({"soft_cap": 1.5}, 1.5 * torch.tanh(scores / 1.5)),
+        ({"alibi_slopes": slopes}, scores - double(slopes)[:, None, None] * distance.abs()),
+        ({"relative_bias": bias}, scores + double(bias)[:, distance.clamp(-n, n) + n]),
+    ]
+    for causal in (False, True):
+        for arguments, expected in options:
+            seen = torch.where(distance > 0, -torch.inf, expected) if causal else expected
+            y = seen.softmax(dim=-1) @ double(np.repeat(v, 2, axis=1))
+            assert_close(ops.attention(q, k, v, causal=causal, **arguments), y)
+
+
 def test_attention_to_nothing():
     for heads, tokens, keys, dim in ((2, 3, 0, 4), (2, 0, 3, 4), (0, 3, 3, 4), (2, 3, 3, 0)):
         y = ops.attention(normal(1, heads, tokens, dim), normal(2, heads, keys, dim), normal(3, heads, keys, dim))
@@ -280,6 +299,17 @@ A, W, B, H = normal(1, 3, 8), normal(2, 5, 8), normal(3, 5), normal(4, 4, 3, 8)
             "attention: 3 causal tokens of q are not the last of 2 keys",
         ),
         (lambda: ops.attention(H, H.astype(float), H), "attention: k is float64, expected float32"),
+        (
+            lambda: ops.attention(H, H[:, :2], H[:, :2], window=4),
+            "attention: 3 tokens of q have no positions among 2 keys",
+        ),
+        (lambda: ops.attention(H, H, H, window=0), "attention: window is 0, expected at least 1"),
+        (lambda: ops.attention(H, H, H, soft_cap=-1.0), "attention: soft_cap is -1.0, expected more than 0"),
+        (lambda: ops.attention(H, H, H, alibi_slopes=B), "attention: alibi_slopes has shape (5,), expected (4,)"),
+        (
+            lambda: ops.attention(H, H, H, relative_bias=W[:4]),
+            "attention: relative_bias has shape (4, 8), expected (4, an odd number)",
+        ),
     ],
 )
 def test_errors_name_the_operation_and_the_argument(call, message):

@@ -15,14 +15,15 @@
 namespace qkv::QKV_ISA {
 namespace {
 
-// The right-hand side of a product over pages: k runs from `first` to `end`, `per_page` of them in a page, where the
-// matrix begins `offset` bytes from the start and `stride` elements lie between two groups of k.
+// The right-hand side of a product over pages: `k` of its rows, `per_page` of them in a page, where the matrix begins
+// `offset` bytes from the start and `stride` elements lie between two groups of rows. `past` rows of the first page
+// are left out.
 struct PagedMatrix {
   const uint8_t* const* pages;
-  int64_t offset, stride, per_page, first, end;
+  int64_t offset, stride, per_page, past, k;
 };
 
-// C (+)= A . B with sums held in registers over all pages; row r of A begins with the value for k = b.first.
+// C (+)= A . B with sums held in registers over all pages.
 template <class Format, int Rows, int Vectors>
 void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c, int64_t c_stride) {
   F32 acc[Rows][Vectors];
@@ -31,18 +32,21 @@ void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fre
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) acc[r][v] = fresh ? F32::set(0) : F32::load(c + r * c_stride + v * kLanes);
 
-  for (int64_t k = b.first; k < b.end;) {
-    const int64_t page = k / b.per_page, past = k - page * b.per_page;
-    const int64_t left = b.end - k, here = b.per_page - past, count = left < here ? left : here;
-    auto* w = (const typename Format::B*)(b.pages[page] + b.offset) + past / Format::kGroup * b.stride;
-    for (int64_t g = 0; g < count / Format::kGroup; ++g) {
+  const uint8_t* const* page = b.pages;
+  for (int64_t left = b.k, past = b.past, n; left > 0; left -= n, past = 0) {
+    n = left < b.per_page - past ? left : b.per_page - past;
+    auto* w = (const typename Format::B*)(*page++ + b.offset) + past / Format::kGroup * b.stride;
+    for (int64_t g = 0; g < n / Format::kGroup; ++g) {
+      // A single row waits for memory: see tile().
+      if constexpr (Rows == 1)
+        for (size_t line = 0; line < Vectors * kLanes * Format::kGroup * sizeof *w; line += kAlignment)
+          __builtin_prefetch((const char*)w + 4096 + line);
       Format::step(acc, a, a_stride, w);
       a += Format::kGroup;
       w += b.stride;
     }
     if constexpr (Format::kGroup == 2)
-      if (count % 2) Format::last(acc, a, a_stride, w);
-    k += count;
+      if (n % 2) Format::last(acc, a, a_stride, w);
   }
 
 #pragma GCC unroll 6
@@ -85,7 +89,6 @@ inline void multiply_pages(int64_t rows, int64_t vectors, const float* a, int64_
 // Up to kTileRows rows of the problem, and the positions of the keys that each sees; the limits never decrease.
 struct QueryTile {
   int64_t row, rows;
-  const float* q;  // [rows][value_stride], turned and scaled
   Span seen[kTileRows];
 
   int64_t first_block() const { return seen[0].first / kBlockTokens; }
@@ -109,17 +112,21 @@ struct Partial {
   }
 };
 
-inline QueryTile query_tile(const AttentionArgs& args, int64_t row, int64_t rows, float* q) {
-  QueryTile tile = {.row = row, .rows = rows, .q = q, .seen = {}};
-  const int64_t dim = args.head_dim;
-  for (int64_t r = 0; r < rows; ++r) {
+inline QueryTile query_tile(const AttentionArgs& args, int64_t row, int64_t rows) {
+  QueryTile tile = {.row = row, .rows = rows, .seen = {}};
+  for (int64_t r = 0; r < rows; ++r) tile.seen[r] = {first_seen(args, row + r), end_seen(args, row + r)};
+  return tile;
+}
+
+// The queries of a tile, turned and scaled: [rows][value_stride].
+inline void turn_queries(const AttentionArgs& args, const QueryTile& tile, float* q) {
+  const int64_t dim = args.head_dim, row = tile.row;
+  for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t token = (row + r) / args.group, head = (row + r) % args.group;
     const float* rotary = args.rotary ? args.rotary + token * args.rotary_dim : nullptr;
     rotate(args.q + token * args.q_stride + head * dim, rotary, args.rotary_dim, dim, query_scale(args),
            q + r * value_stride(dim));
-    tile.seen[r] = {first_seen(args, row + r), end_seen(args, row + r)};
   }
-  return tile;
 }
 
 // o of all rows: weights [rows][kBlockTokens] times values. First the keys that only earlier rows see, then, as one
@@ -132,14 +139,13 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
   const int64_t offset = key_bytes(Page::kType, args.head_dim);
   const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
   const auto add = [&](int64_t r, int64_t first, int64_t end) {
-    for (int64_t column = 0; column < stride; column += kLanes) {
-      float* sums = o + r * stride + column;
-      F32 acc = F32::load(sums);
-      for (int64_t key = first; key < end; ++key) {
-        const F32 value = Page::value(pages[key / kPageTokens] + offset, stride, key % kPageTokens, column);
-        acc = fma(F32::set(weights[r * kBlockTokens + key]), value, acc);
+    for (int64_t key = first; key < end; ++key) {
+      const F32 weight = F32::set(weights[r * kBlockTokens + key]);
+      const uint8_t* values = pages[key / kPageTokens] + offset;
+      for (int64_t i = 0; i < stride; i += kLanes) {
+        float* sum = o + r * stride + i;
+        fma(weight, Page::value(values, stride, key % kPageTokens, i), F32::load(sum)).store(sum);
       }
-      acc.store(sums);
     }
   };
 
@@ -155,7 +161,13 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
     if (seen.first < all.first) add(r, seen.first, seen.end < all.first ? seen.end : all.first);
   }
   multiply_pages<Format>(rows, stride / kLanes, weights + all.first, kBlockTokens,
-                         {pages, offset, stride * kGroup, kPageTokens, all.first, all.end}, fresh, o, stride);
+                         {.pages = pages + all.first / kPageTokens,
+                          .offset = offset,
+                          .stride = stride * kGroup,
+                          .per_page = kPageTokens,
+                          .past = all.first % kPageTokens,
+                          .k = all.end - all.first},
+                         fresh, o, stride);
   for (int64_t r = 0; r < rows; ++r) {
     const Span seen = tile.seen_in(block, r);
     if (seen.end > all.end) add(r, seen.first < all.end ? all.end : seen.first, seen.end);
@@ -163,7 +175,7 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
 }
 
 template <class Page>
-inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, float* scores,
+inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, const float* q, float* scores,
                          const Partial& part) {
   using Format = typename Page::Format;
   const int64_t rows = tile.rows, dim = args.head_dim, stride = value_stride(dim);
@@ -174,13 +186,13 @@ inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64
   for (int64_t key = some.first, n; key < some.end; key += n) {
     const int64_t slot = key % kPageTokens, left = some.end - key;
     n = left < kPageTokens - slot ? left : kPageTokens - slot;
-    multiply_pages<Format>(rows, n / kLanes, tile.q, stride,
+    multiply_pages<Format>(rows, n / kLanes, q, stride,
                            {.pages = pages + key / kPageTokens,
                             .offset = slot * Format::kGroup * (int64_t)sizeof(typename Format::B),
                             .stride = kPageTokens * Format::kGroup,
                             .per_page = dim,
-                            .first = 0,
-                            .end = dim},
+                            .past = 0,
+                            .k = dim},
                            true, scores + key, kBlockTokens);
   }
 
@@ -264,12 +276,13 @@ void attend_pages(const AttentionArgs& args, int64_t row, int64_t rows) {
   const AttentionScratch scratch(args);
   for (int64_t n; rows > 0; row += n, rows -= n) {
     n = next_rows(rows);
-    const QueryTile tile = query_tile(args, row, n, scratch.q);
+    const QueryTile tile = query_tile(args, row, n);
+    turn_queries(args, tile, scratch.q);
     int64_t block = tile.first_block();
-    if (tile.starts_in_one_block()) attend_block<Page>(args, tile, block++, scratch.scores, scratch.sum);
+    if (tile.starts_in_one_block()) attend_block<Page>(args, tile, block++, scratch.q, scratch.scores, scratch.sum);
     else scratch.sum.clear();
     for (; block < tile.end_block(); ++block) {
-      attend_block<Page>(args, tile, block, scratch.scores, scratch.part);
+      attend_block<Page>(args, tile, block, scratch.q, scratch.scores, scratch.part);
       merge(args, tile, block, scratch.part, scratch.sum);
     }
     write_rows(args, tile, scratch.sum);
@@ -280,9 +293,11 @@ template <class Page>
 void attend_some_blocks(const AttentionArgs& args, int64_t row, int64_t rows, int64_t block, int64_t blocks,
                         float* parts) {
   const AttentionScratch scratch(args);
-  const QueryTile tile = query_tile(args, row, rows, scratch.q);
+  const QueryTile tile = query_tile(args, row, rows);
+  turn_queries(args, tile, scratch.q);
   for (int64_t i = 0; i < blocks; ++i)
-    attend_block<Page>(args, tile, block + i, scratch.scores, Partial(parts + i * partial_floats(args.head_dim)));
+    attend_block<Page>(args, tile, block + i, scratch.q, scratch.scores,
+                       Partial(parts + i * partial_floats(args.head_dim)));
 }
 
 void attend(const AttentionArgs& args, int64_t row, int64_t rows) {
@@ -303,7 +318,7 @@ void attend_blocks(const AttentionArgs& args, int64_t row, int64_t rows, int64_t
 
 void merge_blocks(const AttentionArgs& args, int64_t row, int64_t rows, float* parts) {
   const AttentionScratch scratch(args);
-  const QueryTile tile = query_tile(args, row, rows, scratch.q);
+  const QueryTile tile = query_tile(args, row, rows);
   scratch.sum.clear();
   for (int64_t block = tile.first_block(); block < tile.end_block(); ++block) {
     merge(args, tile, block, Partial(parts), scratch.sum);

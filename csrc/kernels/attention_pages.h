@@ -16,6 +16,13 @@
 namespace qkv::QKV_ISA {
 namespace {
 
+// y = x [n], then zeros up to `padded`.
+inline void copy_padded(const float* x, int64_t n, int64_t padded, float* y) {
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) F32::load(x + i).store(y + i);
+  for (int64_t i = whole; i < padded; ++i) y[i] = i < n ? x[i] : 0;
+}
+
 struct Float32Page {
   using Format = Float32Format;
   static constexpr KVType kType = KVType::float32;
@@ -26,17 +33,17 @@ struct Float32Page {
     return F32::load((const float*)values + slot * stride + column);
   }
 
-  // A key as words of 32 bits, of which kLanes keys are transposed together.
+  // A key, in place, becomes words of 32 bits; kLanes keys are transposed together.
   static int64_t words(int64_t dim) { return dim; }
-  static void key_words(const float* key, int64_t dim, float* words, float* /*scale*/) {
-    __builtin_memcpy(words, key, (size_t)dim * sizeof(float));
-  }
+  static void key_words(float*, int64_t, float*) {}
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     if (n == kLanes) __builtin_memcpy((float*)keys + at, words, sizeof(float) * kLanes);
     else __builtin_memcpy((float*)keys + at, words, (size_t)n * sizeof(float));
   }
-  static void put_value(const float* value, int64_t stride, int64_t slot, uint8_t* values, float*) {
-    __builtin_memcpy((float*)values + slot * stride, value, (size_t)stride * sizeof(float));
+  static void put_values(const KeyValueArgs& args, const float* v, int64_t n, int64_t slot, uint8_t* values, float*) {
+    const int64_t stride = value_stride(args.head_dim);
+    for (int64_t i = 0; i < n; ++i)
+      copy_padded(v + i * args.v_stride, args.head_dim, stride, (float*)values + (slot + i) * stride);
   }
 };
 
@@ -63,18 +70,32 @@ struct Bf16Page {
   }
 
   static int64_t words(int64_t dim) { return (dim + 1) / 2; }
-  static void key_words(const float* key, int64_t dim, float* words, float*) {
+  static void key_words(float* key, int64_t dim, float*) {
     for (int64_t i = 0; i < (dim + 1) / 2; ++i) {  // a key is padded with zeros
       const uint32_t pair = bfloat16_bits(key[2 * i]) | bfloat16_bits(key[2 * i + 1]) << 16;
-      __builtin_memcpy(words + i, &pair, sizeof pair);
+      __builtin_memcpy(key + i, &pair, sizeof pair);
     }
   }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     Float32Page::put_words(keys, at, words, n);
   }
-  static void put_value(const float* value, int64_t stride, int64_t slot, uint8_t* values, float*) {
-    uint16_t* pairs = (uint16_t*)values + slot / 2 * stride * 2 + slot % 2;
-    for (int64_t i = 0; i < stride; ++i) pairs[2 * i] = (uint16_t)bfloat16_bits(value[i]);
+  static void put_values(const KeyValueArgs& args, const float* v, int64_t n, int64_t slot, uint8_t* values, float*) {
+    const int64_t dim = args.head_dim, stride = value_stride(dim);
+    for (int64_t i = 0; i < n; ++i, v += args.v_stride) {
+      uint16_t* pairs = (uint16_t*)values + ((slot + i) / 2 * stride) * 2;
+      if ((slot + i) % 2 == 0 && i + 1 < n) {
+        put_pair(v, v + args.v_stride, dim, pairs);
+        ++i, v += args.v_stride;
+      } else {
+        for (int64_t c = 0; c < dim; ++c) pairs[2 * c + (slot + i) % 2] = (uint16_t)bfloat16_bits(v[c]);
+      }
+    }
+  }
+  static void put_pair(const float* even, const float* odd, int64_t dim, uint16_t* pairs) {
+    for (int64_t c = 0; c < dim; ++c) {
+      const uint32_t pair = bfloat16_bits(even[c]) | bfloat16_bits(odd[c]) << 16;
+      __builtin_memcpy(pairs + 2 * c, &pair, sizeof pair);
+    }
   }
 };
 
@@ -108,9 +129,7 @@ struct Int8Page {
   }
 
   static int64_t words(int64_t dim) { return dim; }
-  static void key_words(const float* key, int64_t dim, float* words, float* scale) {
-    quantise(key, value_stride(dim), words, scale);
-  }
+  static void key_words(float* key, int64_t dim, float* scale) { *scale = quantise(key, value_stride(dim), key); }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     int8_t* y = (int8_t*)keys + at;
     if (n == kLanes)
@@ -118,14 +137,19 @@ struct Int8Page {
     else
       for (int64_t i = 0; i < n; ++i) y[i] = (int8_t)(int32_t)words[i];
   }
-  static void put_value(float* value, int64_t stride, int64_t slot, uint8_t* values, float* scale) {
-    quantise(value, stride, value, scale);
-    int8_t* y = (int8_t*)values + slot * stride;
-    for (int64_t i = 0; i < stride; ++i) y[i] = (int8_t)(int32_t)value[i];
+  static void put_values(const KeyValueArgs& args, const float* v, int64_t n, int64_t slot, uint8_t* values,
+                         float* scales) {
+    const int64_t stride = value_stride(args.head_dim);
+    float* row = args.scratch;
+    for (int64_t i = 0; i < n; ++i) {
+      copy_padded(v + i * args.v_stride, args.head_dim, stride, row);
+      scales[slot + i] = quantise(row, stride, row);
+      int8_t* y = (int8_t*)values + (slot + i) * stride;
+      for (int64_t c = 0; c < stride; ++c) y[c] = (int8_t)(int32_t)row[c];
+    }
   }
-
-  // x = scale y with y integral in -127 ... 127; n is a multiple of kLanes. An infinity or a NaN makes scale NaN.
-  static void quantise(const float* x, int64_t n, float* y, float* scale) {
+  // x = scale y with y integral in -127 ... 127; n is a multiple of kLanes. An infinity or a NaN makes the scale NaN.
+  static float quantise(const float* x, int64_t n, float* y) {
     F32 top = F32::set(0), poison = top;
     for (int64_t i = 0; i < n; i += kLanes) {
       const F32 part = F32::load(x + i);
@@ -134,9 +158,9 @@ struct Int8Page {
     }
     const float most = reduce_max(top), nothing = reduce_add(poison);
     const bool usable = nothing == 0 && most > 1e-36f;  // 127 / most is finite
-    *scale = usable ? most / 127.0f : nothing;
     const F32 factor = F32::set(usable ? 127.0f / most : 0.0f);
     for (int64_t i = 0; i < n; i += kLanes) (usable ? round(F32::load(x + i) * factor) : F32::set(0)).store(y + i);
+    return usable ? most / 127.0f : nothing;
   }
 };
 
@@ -146,28 +170,25 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
   const int64_t dim = args.head_dim, stride = value_stride(dim), words = Page::words(dim);
   float* rows = args.scratch;             // [kLanes][stride] words
   float* block = rows + kLanes * stride;  // [kLanes][kLanes]
-  float* row = block + kLanes * kLanes;   // [stride]
-  for (int64_t i = dim; i < stride; ++i) row[i] = 0;
   for (int64_t done = 0, n; done < count; done += n) {
     const int64_t slot = (first + done) % kPageTokens, free = kLanes - slot % kLanes;
     n = count - done < free ? count - done : free;
     uint8_t* keys = args.pages[(first + done) / kPageTokens];
     uint8_t* values = keys + key_bytes(Page::kType, dim);
-    float* scales = (float*)(values + kPageTokens * stride);  // where Page::kScaled
+    float* scales = (float*)(values + kPageTokens * stride);  // where the type has them
     for (int64_t i = 0; i < n; ++i) {
+      float* row = rows + i * stride;
       const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
       rotate(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, row);
-      Page::key_words(row, dim, rows + i * stride, scales + slot + i);
+      for (int64_t c = dim; c < stride; ++c) row[c] = 0;
+      Page::key_words(row, dim, scales + slot + i);
     }
     for (int64_t word = 0; word < words; word += kLanes) {
       transpose(rows + word, stride, block, kLanes);
       for (int64_t i = 0; i < kLanes && word + i < words; ++i)
         Page::put_words(keys, (word + i) * kPageTokens + slot, block + i * kLanes, n);
     }
-    for (int64_t i = 0; i < n; ++i) {
-      __builtin_memcpy(row, args.v + (done + i) * args.v_stride, (size_t)dim * sizeof(float));
-      Page::put_value(row, stride, slot + i, values, scales + kPageTokens + slot + i);
-    }
+    Page::put_values(args, args.v + done * args.v_stride, n, slot, values, scales + kPageTokens);
   }
 }
 

@@ -13,6 +13,7 @@ from qkv.machine import default_threads
 from qkv.model import Model
 
 DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
+KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
 # sentence-transformers' names -> the program's
 _POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last", "max": "max"}
 
@@ -21,6 +22,7 @@ def load(
     path_or_id: str | Path,
     *,
     dtype: str = "auto",
+    kv_dtype: str = "auto",
     num_threads: int | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -37,6 +39,9 @@ def load(
             "int8": a quarter, one scale for each output channel, activations quantised token by token;
             "int4": about an eighth, in groups of 32 inputs; embeddings and the output layer are int8.
             "auto": bfloat16 for a checkpoint whose matrices are all bfloat16, float32 for any other.
+        kv_dtype: of attention's keys and values, in the cache and without one: "float32", "bfloat16" or "int8" (one
+            scale for each position and head). "auto": bfloat16 for a decoder whose weights are narrower than float32,
+            float32 for any other model.
         num_threads: threads of a run; by default the physical cores that this process may use.
         revision, token, cache_dir, local_files_only: as huggingface_hub takes them; only for a hub id.
 
@@ -47,15 +52,17 @@ def load(
     """
     if dtype not in DTYPES:
         raise Error(f"load: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if kv_dtype not in KV_DTYPES:
+        raise Error(f"load: kv_dtype {kv_dtype!r} is not one of {', '.join(KV_DTYPES)}")
     threads = default_threads() if num_threads is None else num_threads
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
         raise Error(f"load: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
     folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     with Checkpoint.open(folder) as checkpoint:
-        return _open(checkpoint, dtype, threads)
+        return _open(checkpoint, dtype, kv_dtype, threads)
 
 
-def _open(checkpoint: Checkpoint, dtype: str, threads: int) -> Model:
+def _open(checkpoint: Checkpoint, dtype: str, kv_dtype: str, threads: int) -> Model:
     where = str(checkpoint.path / "config.json")
     architecture = models.architecture(checkpoint.config.get("model_type"), where)
     config = architecture.Config.from_dict(checkpoint.config, where)
@@ -68,7 +75,7 @@ def _open(checkpoint: Checkpoint, dtype: str, threads: int) -> Model:
     hidden = architecture.build(graph, config, Weights(checkpoint))
     graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     packer = Packer(dtype, threads)
-    lowered = lower(graph, packer)
+    lowered = lower(graph, packer, kv_dtype)
     return Model(
         config=config,
         lowered=lowered,

@@ -32,6 +32,7 @@ class Model:
         config: the checkpoint's configuration, in its own spelling.
         tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has no tokenizer.json.
         dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
+        kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
         nbytes: bytes of all weights in memory.
         num_threads: threads of a run.
         program: the steps that run; `print(model.program)` shows them.
@@ -55,6 +56,7 @@ class Model:
         self.sentence_modules = sentence_modules
         self.generation_config = generation_config
         self.dtype = dtype
+        self.kv_dtype = lowered.kv_dtype
         self.nbytes = nbytes
         self.num_threads = num_threads
         self.context_length: int = config.context_length  # type: ignore[attr-defined]
@@ -159,7 +161,7 @@ class Model:
         shape = self._cache_shape
         if shape is None:
             raise Error("this model has no causal attention: there is nothing to cache or to generate")
-        sizes = (shape.layers, shape.kv_heads, shape.head_dim, "float32")
+        sizes = (shape.layers, shape.kv_heads, shape.head_dim, shape.dtype)
         pages = -(-positions // _ext.page_tokens)
         return _ext.KVCache(*sizes, pages * _ext.page_nbytes(*sizes))
 

@@ -48,6 +48,10 @@ def attention(
     *,
     causal: bool = False,
     scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    alibi_slopes: Float32 | None = None,
+    relative_bias: Float32 | None = None,
     num_threads: int | None = None,
 ) -> Float32:
     """Scaled dot-product attention, `softmax(scale q kᵀ) v` (Vaswani et al. 2017, equation 1).
@@ -61,6 +65,11 @@ def attention(
         v: values, shaped like `k`.
         causal: query i sees no later position. The queries are the last `tokens` of the `keys` positions.
         scale: factor of the scores; `1 / sqrt(head_dim)` by default.
+        window: a query sees only keys at distances below `window` from it (sliding window, Beltagy et al. 2020).
+        soft_cap: a score `s` becomes `soft_cap tanh(s / soft_cap)` (Gemma 2).
+        alibi_slopes: `[heads]`; `slope |key - query|` is subtracted from scores (ALiBi, Press et al. 2022).
+        relative_bias: `[heads, 2 n + 1]`, added to the scores of distances `key - query` from `-n` to `n`; larger
+            distances are held at the ends, as T5 does (Raffel et al. 2020).
 
     Returns:
         `[..., heads, tokens, head_dim]`, zeros where there are no keys. In memory the heads of one token lie
@@ -80,12 +89,36 @@ def attention(
     shared = heads == kv_heads or (kv_heads > 0 and heads % kv_heads == 0)
     _expect(op, shared, f"{heads} heads of q do not share {kv_heads} heads of k evenly")
     _expect(op, not causal or keys >= tokens, f"{tokens} causal tokens of q are not the last of {keys} keys")
+    placed = not (window is None and alibi_slopes is None and relative_bias is None)
+    _expect(op, not placed or keys >= tokens, f"{tokens} tokens of q have no positions among {keys} keys")
+    _expect(op, window is None or window > 0, f"window is {window}, expected at least 1")
+    _expect(op, soft_cap is None or soft_cap > 0, f"soft_cap is {soft_cap}, expected more than 0")
+    if alibi_slopes is not None:
+        _check(op, "alibi_slopes", alibi_slopes)
+        fits = alibi_slopes.shape == (heads,)
+        _expect(op, fits, f"alibi_slopes has shape {alibi_slopes.shape}, expected ({heads},)")
+    if relative_bias is not None:
+        _check(op, "relative_bias", relative_bias)
+        fits = relative_bias.ndim == 2 and relative_bias.shape[0] == heads and relative_bias.shape[1] % 2 == 1
+        _expect(op, fits, f"relative_bias has shape {relative_bias.shape}, expected ({heads}, an odd number)")
     if q.size == 0 or k.size == 0:
         return np.zeros(q.shape, np.float32)
 
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     q_rows, k_rows, v_rows = (_tokens_first(x) for x in (q, k, v))
-    y = _ext.attention(q_rows, k_rows, v_rows, None, causal, scale, _threads(num_threads))
+    y = _ext.attention(
+        q_rows,
+        k_rows,
+        v_rows,
+        None,
+        causal,
+        scale,
+        _threads(num_threads),
+        window=window or 0,
+        soft_cap=soft_cap or 0.0,
+        slopes=alibi_slopes,
+        relative_bias=relative_bias,
+    )
     return y.swapaxes(1, 2).reshape(q.shape)
 
 

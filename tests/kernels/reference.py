@@ -58,25 +58,59 @@ def rotate(x: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.concatenate([a * cosine - b * sine, b * cosine + a * sine, rest], axis=-1)
 
 
+def rounded(x: np.ndarray, kv_type: str) -> np.ndarray:
+    """Keys or values [..., head_dim] as pages hold them, in float64."""
+    if kv_type == "bfloat16":
+        return widen(bfloat16_bits(x)).astype(float)
+    if kv_type == "int8":
+        most = abs(x).max(axis=-1, keepdims=True)
+        steps = np.rint(x * np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0))
+        return steps.astype(float) * (most / np.float32(127))
+    return x.astype(float)
+
+
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float, table: np.ndarray | None = None
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    causal: bool,
+    scale: float,
+    table: np.ndarray | None = None,
+    *,
+    window: int = 0,
+    soft_cap: float = 0,
+    slopes: np.ndarray | None = None,
+    relative_bias: np.ndarray | None = None,
+    kv_type: str = "float32",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The result in float64, and its magnitude for `assert_close`.
 
     q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim]; table: [keys, rotary_dim].
     """
-    q, k, v = (x.astype(float) for x in (q, k, v))
     tokens, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
     if table is not None:
         q, k = rotate(q, table[keys - tokens :]), rotate(k, table)
+    q, k, v = q.astype(float), rounded(k, kv_type), rounded(v, kv_type)
     k, v = np.repeat(k, group, axis=2), np.repeat(v, group, axis=2)
     scores = np.einsum("bthd,bshd->bhts", q, k) * scale
-    if causal:
-        scores[..., np.arange(keys) > np.arange(keys - tokens, keys)[:, None]] = -np.inf
+    # an error of a score, relative to the sizes of what it is made of, is that of the weight, absolute
+    products = np.einsum("bthd,bshd->bths", abs(q), abs(k)).max(axis=-1, keepdims=True) * scale
+    distance = np.arange(keys) - np.arange(keys - tokens, keys)[:, None]  # [tokens, keys]
+    if soft_cap:
+        scores = soft_cap * np.tanh(scores / soft_cap)
+    if slopes is not None:
+        scores -= slopes[:, None, None] * abs(distance)
+        products = products + slopes[:, None] * abs(distance).max()
+    if relative_bias is not None:
+        n = relative_bias.shape[1] // 2
+        scores += relative_bias[:, np.clip(distance, -n, n) + n]
+        products = products + abs(relative_bias).max()
+    hidden = (distance > 0) & causal
+    if window:
+        hidden |= abs(distance) >= window
+    scores[..., hidden] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    # an error of a score, relative to its sum of products, is that of the weight, absolute
-    products = np.einsum("bthd,bshd->bths", abs(q), abs(k)).max(axis=-1, keepdims=True) * scale
     magnitude = (1 + products) * np.einsum("bhts,bshd->bthd", weights, abs(v))
     return np.einsum("bhts,bshd->bthd", weights, v), magnitude
 

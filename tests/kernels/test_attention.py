@@ -7,6 +7,8 @@ from tests.kernels.reference import assert_close, assert_same_bits, attention, n
 from qkv import _ext
 
 PAGE = _ext.page_tokens
+KV_TYPES = ("float32", "bfloat16", "int8")
+BLOCK = 4 * PAGE  # keys whose weights and values are summed up together
 
 
 def case(tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, batch: int = 2):
@@ -18,14 +20,14 @@ def case(tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, batch
     )
 
 
-def check(q, k, v, causal: bool, table=None):
+def check(q, k, v, causal: bool, table=None, **options):
     scale = q.shape[-1] ** -0.5
-    y = _ext.attention(q, k, v, table, causal, scale)
-    assert_close(y, *attention(q, k, v, causal, scale, table))
+    y = _ext.attention(q, k, v, table, causal, scale, **options)
+    assert_close(y, *attention(q, k, v, causal, scale, table, **options))
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("head_dim", [1, 3, 8, 24, 32, 40, 64, 80, 128])
+@pytest.mark.parametrize("head_dim", [1, 3, 8, 24, 40, 64, 72, 80, 96, 112, 128, 256])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (6, 2), (7, 1)])
 def test_heads_of_every_kind(isa, causal, head_dim, heads, kv_heads):
     for keys in (1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 2):
@@ -112,16 +114,92 @@ def test_batch_heads_and_threads_do_not_change_bits(isa, causal):
         assert_same_bits(alone, together[:, :, head : head + 1])
 
 
-def test_nan_reaches_the_queries_that_see_it(isa):
+@pytest.mark.parametrize("kv_type", ["bfloat16", "int8"])
+@pytest.mark.parametrize("head_dim", [1, 3, 24, 64, 80, 128])
+def test_narrow_keys_and_values(isa, kv_type, head_dim):
+    """The only difference to float32 is how keys and values are rounded: the tolerance is the same."""
+    for causal in (False, True):
+        for tokens, keys in ((1, 1), (1, 63), (7, 7), (5, 130), (67, 67), (3, 2 * BLOCK + 5)):
+            check(*case(tokens, keys, 4, 2, head_dim, batch=1), causal, kv_type=kv_type)
+
+
+def test_int8_of_nothing_and_of_little(isa):
+    q, k, v = case(2, 20, 2, 2, 24)
+    k[:, 3], v[:, 4], v[:, 5] = 0, 0, v[:, 5] * np.float32(1e-30)
+    check(q, k, v, causal=True, kv_type="int8")
+
+
+@pytest.mark.parametrize("keys", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 70])
+def test_several_blocks_of_keys(isa, keys):
+    q, k, v = case(9, keys, 4, 2, 40, batch=1)
+    order = np.argsort(k[0, :, 0, 0])
+    for kv_type in KV_TYPES:
+        check(q, k, v, causal=True, kv_type=kv_type)
+        check(q, k[:, order], v, causal=False, kv_type=kv_type)  # the maximum keeps growing
+        check(q, k[:, order[::-1]], v, causal=False, kv_type=kv_type)  # or never does
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 7, 64, 65, 200, 300, 1000])
+def test_windows(isa, causal, window):
+    for kv_type in KV_TYPES:
+        check(*case(40, 2 * BLOCK + 30, 4, 2, 24, batch=1), causal, window=window, kv_type=kv_type)
+        check(*case(5, 70, 2, 2, 24), causal, window=window, kv_type=kv_type)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_soft_cap_and_position_biases(isa, causal):
+    slopes = np.array([0.5, 0.25, 0.125, 1e-3], np.float32)
+    for tokens, keys in ((1, 1), (5, 5), (20, 150), (3, BLOCK + 90)):
+        sizes = case(tokens, keys, 4, 2, 24)
+        check(*sizes, causal, soft_cap=2.0)
+        check(*sizes, causal, slopes=slopes)
+        for n in (0, 1, 9, 40, 200):
+            check(*sizes, causal, relative_bias=2 * normal(n, 4, 2 * n + 1))
+        check(*sizes, causal, soft_cap=3.0, slopes=slopes, relative_bias=normal(8, 4, 21), window=50, kv_type="int8")
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize("options", [{}, {"window": 70}, {"slopes": np.float32([0.1, 0.3]), "soft_cap": 5.0}])
+def test_bits_do_not_depend_on_the_way_keys_are_cut(isa, kv_type, options):
+    """One key/value head for many threads: blocks of keys become tasks of their own, to be merged."""
+    q, k, v = case(3 * BLOCK + 20, 3 * BLOCK + 20, 2, 1, 40, batch=1)
+    options = options | {"kv_type": kv_type}
+    together = _ext.attention(q, k, v, None, True, 0.25, **options)
+    for tokens in (1, 2, 3, 5, 20):
+        for threads in (1, 2, 3, 16):
+            part = _ext.attention(q[:, -tokens:], k, v, None, True, 0.25, threads, **options)
+            assert_same_bits(part, together[:, -tokens:])
+    for first, end in ((0, 1), (62, 67), (250, 300)):
+        part = _ext.attention(q[:, first:end], k[:, :end], v[:, :end], None, True, 0.25, 2, **options)
+        assert_same_bits(part, together[:, first:end])
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_nan_reaches_the_queries_that_see_it(isa, kv_type):
     q, k, v = case(9, 70, 4, 2, 24)
     k[0, 65, 0, 3] = np.nan  # position 65: seen by queries 4 ... 8 of batch 0, whose heads 0 and 1 read head 0
-    y = _ext.attention(q, k, v, None, True, 0.2)
+    y = _ext.attention(q, k, v, None, True, 0.2, kv_type=kv_type)
     seen = np.zeros((2, 9, 4), bool)
     seen[0, 4:, :2] = True
     assert (np.isnan(y) == seen[..., None]).all()
-    k[0, 65, 0, 3], v[0, 61, 1, 3] = 0, np.nan  # a value's NaN stays in its feature
-    y = _ext.attention(q, k, v, None, True, 0.2)
-    assert (np.isnan(y).sum(), np.isnan(y[0, :, 2:, 3]).all()) == (18, True)
+    k[0, 65, 0, 3], v[0, 61, 1, 3] = 0, np.nan  # a value's NaN stays in its feature; in int8 its scale is NaN
+    y = _ext.attention(q, k, v, None, True, 0.2, kv_type=kv_type)
+    features = 24 if kv_type == "int8" else 1
+    assert (np.isnan(y).sum(), np.isnan(y[0, :, 2:, 3]).all()) == (18 * features, True)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize("position", [3, 40, 41, 63, 64, 300])
+def test_nan_outside_the_window_is_not_seen(isa, kv_type, position):
+    q, k, v = case(350, 350, 2, 1, 24, batch=1)
+    for nan in (k, v):
+        before = nan[0, position].copy()
+        nan[0, position] = np.nan
+        y = _ext.attention(q, k, v, None, True, 0.2, window=6, kv_type=kv_type)
+        nan[0, position] = before
+        seen = np.flatnonzero(np.isnan(y).any(axis=(0, 2, 3)))
+        assert seen.tolist() == list(range(position, position + 6))
 
 
 def test_sizes_that_do_not_fit_are_errors():
@@ -142,3 +220,14 @@ def test_sizes_that_do_not_fit_are_errors():
     ):
         with pytest.raises(ValueError, match="attention"):
             _ext.attention(*args, 1.0)
+    for options in (
+        {"window": -1},
+        {"soft_cap": -1.0},
+        {"slopes": np.zeros(3, np.float32)},
+        {"relative_bias": np.zeros((3, 3), np.float32)},
+        {"relative_bias": np.zeros((4, 2), np.float32)},
+    ):
+        with pytest.raises(ValueError, match="attention"):
+            _ext.attention(q, k, v, None, True, 1.0, **options)
+    with pytest.raises(ValueError, match="not 'int4'"):
+        _ext.attention(q, k, v, None, True, 1.0, kv_type="int4")

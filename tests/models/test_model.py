@@ -131,10 +131,11 @@ def test_nan_does_not_reach_earlier_tokens(case, tiny, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"dtype": "int3"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}]
+    "arguments",
+    [{"dtype": "int3"}, {"kv_dtype": "int3"}, {"num_threads": 0}, {"num_threads": 1.5}, {"num_threads": True}],
 )
 def test_bad_load_arguments(arguments, tiny_bert) -> None:
-    with pytest.raises(qkv.Error, match=r"load: (dtype|num_threads)"):
+    with pytest.raises(qkv.Error, match=r"load: (dtype|kv_dtype|num_threads)"):
         qkv.load(tiny_bert, **arguments)
 
 

@@ -13,7 +13,8 @@ import qkv
 from qkv import _ext
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
-DTYPES = ("float32", "bfloat16", "int8", "int4")
+# (of weights, of keys and values)
+DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
 
 def digest(arrays: list[np.ndarray]) -> str:
@@ -29,13 +30,13 @@ def sequences(count: int, seed: int = 0) -> list[list[int]]:
     return [rng.integers(0, 100, rng.integers(1, 150)).tolist() for _ in range(count)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
 @pytest.mark.parametrize("case", CASES)
-def test_batch_and_threads(case: str, dtype: str, tiny, isa: str) -> None:
+def test_batch_and_threads(case: str, dtype: str, kv_dtype: str, tiny, isa: str) -> None:
     batch = sequences(32)
     hashes = set()
     for threads in (1, 2, 3):
-        model = qkv.load(tiny(case), dtype=dtype, num_threads=threads)
+        model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=threads)
         for size in (1, 2, 7, 32):
             parts = [outputs(model, batch[i : i + size]) for i in range(0, 32, size)]
             hashes.add(digest([a for part in parts for a in part]))
@@ -65,11 +66,11 @@ class Cached:
         return rows
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
 @pytest.mark.parametrize("case", ["gpt2", "llama", "llama-head-dim"])
 @pytest.mark.parametrize("chunk", [1, 16, 64, 150])
-def test_cached_equals_uncached(case: str, dtype: str, chunk: int, tiny, isa: str) -> None:
-    model = qkv.load(tiny(case), dtype=dtype, num_threads=2)
+def test_cached_equals_uncached(case: str, dtype: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
+    model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)
     ids = sequences(1, seed=3)[0] + list(range(100))
     whole = model.logits([ids])[0]
     growing = Cached(model, model.new_cache(len(ids)))
@@ -82,9 +83,10 @@ def test_cached_equals_uncached(case: str, dtype: str, chunk: int, tiny, isa: st
     lengths=st.tuples(*[st.integers(1, 140)] * 3),
     steps=st.lists(st.tuples(*[st.integers(0, 70)] * 3), max_size=6),
 )
-def test_any_mix_of_chunks_and_sequences(lengths, steps, tiny) -> None:
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8"])
+def test_any_mix_of_chunks_and_sequences(kv_dtype, lengths, steps, tiny) -> None:
     """Three sequences in one cache, extended together by any numbers of tokens."""
-    model = qkv.load(tiny("llama"))
+    model = qkv.load(tiny("llama"), kv_dtype=kv_dtype)
     batch = [ids[:n] for ids, n in zip(sequences(3, seed=5), lengths, strict=True)]
     growing = Together(model, len(batch))
     for step in [*steps, lengths]:  # the last step takes what is left

@@ -3,6 +3,6 @@
 from qkv.graph.build import Graph
 from qkv.graph.lower import Lowered, lower
 from qkv.graph.rope import Rope
-from qkv.graph.tensor import Tensor
+from qkv.graph.tensor import RelativeBias, Tensor
 
-__all__ = ["Graph", "Lowered", "Rope", "Tensor", "lower"]
+__all__ = ["Graph", "Lowered", "RelativeBias", "Rope", "Tensor", "lower"]

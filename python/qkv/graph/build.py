@@ -3,10 +3,12 @@ promises, and returns a symbolic tensor; nothing is read or computed yet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qkv.checkpoint import Weights
 from qkv.graph import tensor as ops
 from qkv.graph.rope import Rope
-from qkv.graph.tensor import Matrix, Tensor
+from qkv.graph.tensor import Matrix, RelativeBias, Tensor
 
 
 class Graph:
@@ -72,17 +74,32 @@ class Graph:
         causal: bool,
         rope: Rope | None = None,
         scale: float | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        alibi_slopes: Sequence[float] | None = None,
+        relative_bias: RelativeBias | None = None,
     ) -> Tensor:
         """softmax(scale q k^T) v in every head (Vaswani et al. 2017); scale is 1 / sqrt(head_dim) by default.
 
-        Query heads share key/value heads when k is narrower than q (Ainslie et al. 2023)."""
+        Query heads share key/value heads when k is narrower than q (Ainslie et al. 2023). A query sees only keys at
+        distances below `window`. A score s becomes soft_cap tanh(s / soft_cap) (Gemma 2); then slope |key - query| of
+        its head is subtracted (ALiBi, Press et al. 2022), or the learned bias of the distance added (T5)."""
+        heads = q.width // head_dim
+        if window is not None and window < 1:
+            raise ValueError(f"attention: window {window} hides every key")
+        if alibi_slopes is not None and len(alibi_slopes) != heads:
+            raise ValueError(f"attention: {len(alibi_slopes)} ALiBi slopes for {heads} heads")
         op = ops.Attention(
-            heads=q.width // head_dim,
+            heads=heads,
             kv_heads=k.width // head_dim,
             head_dim=head_dim,
             scale=head_dim**-0.5 if scale is None else scale,
             causal=causal,
             layer=self._attentions,
+            window=window,
+            soft_cap=soft_cap,
+            alibi_slopes=None if alibi_slopes is None else tuple(alibi_slopes),
+            relative_bias=relative_bias,
         )
         self._attentions += 1
         return Tensor(op, (q, k, v) if rope is None else (q, k, v, self._rotary(rope)), q.width)

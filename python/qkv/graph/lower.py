@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from qkv import _ext
 from qkv.errors import Error
 from qkv.graph import tensor as ops
@@ -16,17 +18,19 @@ from qkv.graph.tensor import Tensor
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Keys and values that each position needs."""
+    """Keys and values that each position needs, and what they are kept as: float32, bfloat16 or int8."""
 
     layers: int
     kv_heads: int
     head_dim: int
+    dtype: str
 
 
 @dataclass(frozen=True)
 class Lowered:
     program: _ext.Program
     cache: CacheShape | None  # None: attention looks both ways, so nothing can be cached
+    kv_dtype: str  # of keys and values, cached or not
 
 
 class Buffers:
@@ -62,8 +66,12 @@ def base(x: Tensor) -> Tensor:
     return x.inputs[0] if isinstance(x.op, ops.Slice) else x
 
 
-def lower(graph: Graph, packer: Packer) -> Lowered:
+def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
     """Fuses the graph, packs its weights and builds the program.
+
+    kv_dtype: of keys and values: float32, bfloat16, int8, or "auto", which is bfloat16 for a model that can cache them
+    and whose weights are narrower than float32, and float32 for any other. A run without a cache rounds them as one
+    with a cache does.
 
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
@@ -71,16 +79,18 @@ def lower(graph: Graph, packer: Packer) -> Lowered:
     fuse(graph.outputs.values())
     nodes = convert_inputs(graph.outputs.values(), packer.activations)
     _pack_tied_first(nodes, packer)
+    if kv_dtype == "auto":
+        kv_dtype = "bfloat16" if packer.dtype != "float32" and _cacheable(nodes) else "float32"
     program = _ext.Program()
     buffers = Buffers(program, nodes)
     for index, node in enumerate(nodes):
         if not isinstance(node.op, ops.Slice):
-            _add_step(program, buffers, packer, node)
+            _add_step(program, buffers, packer, node, kv_dtype)
         for name, x in graph.outputs.items():
             if x is node:
                 program.output(name, buffers[x])
         buffers.free_after(index, node)
-    return Lowered(program, _cache_shape(nodes))
+    return Lowered(program, _cache_shape(nodes, kv_dtype), kv_dtype)
 
 
 def _pack_tied_first(nodes: list[Tensor], packer: Packer) -> None:
@@ -91,7 +101,7 @@ def _pack_tied_first(nodes: list[Tensor], packer: Packer) -> None:
             packer.matrix(node.op)
 
 
-def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Tensor) -> None:
+def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Tensor, kv_dtype: str) -> None:
     inputs = node.inputs
     match node.op:
         case ops.Embed() as op:
@@ -112,7 +122,7 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
         case ops.Attention() as op:
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1
-            shape = _ext.AttentionShape(op.heads, op.kv_heads, op.head_dim, op.scale, op.causal)
+            shape = _attention_shape(op, packer, kv_dtype)
             program.attention(buffers.make(node), q, k, v, rotary, op.layer, shape)
         case ops.Gather():
             program.gather(buffers.make(node), buffers[inputs[0]])
@@ -122,11 +132,35 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             raise Error(f"graph: {op} stands where no linear layer can absorb it, and there is no step for it alone")
 
 
-def _cache_shape(nodes: list[Tensor]) -> CacheShape | None:
-    attentions = [node.op for node in nodes if isinstance(node.op, ops.Attention)]
-    if not attentions or not all(op.causal for op in attentions):
+def _attention_shape(op: ops.Attention, packer: Packer, kv_dtype: str) -> _ext.AttentionShape:
+    return _ext.AttentionShape(
+        op.heads,
+        op.kv_heads,
+        op.head_dim,
+        op.scale,
+        op.causal,
+        window=op.window or 0,
+        soft_cap=op.soft_cap or 0.0,
+        slopes=None if op.alibi_slopes is None else np.array(op.alibi_slopes, np.float32),
+        relative_bias=None if op.relative_bias is None else packer.relative_bias(op.relative_bias),
+        kv_type=kv_dtype,
+    )
+
+
+def _attentions(nodes: list[Tensor]) -> list[ops.Attention]:
+    return [node.op for node in nodes if isinstance(node.op, ops.Attention)]
+
+
+def _cacheable(nodes: list[Tensor]) -> bool:
+    attentions = _attentions(nodes)
+    return bool(attentions) and all(op.causal for op in attentions)
+
+
+def _cache_shape(nodes: list[Tensor], kv_dtype: str) -> CacheShape | None:
+    if not _cacheable(nodes):
         return None
+    attentions = _attentions(nodes)
     shapes = {(op.kv_heads, op.head_dim) for op in attentions}
     if len(shapes) != 1:
         raise Error(f"graph: layers differ in (key/value heads, head_dim): {sorted(shapes)}; one cache can't hold them")
-    return CacheShape(len(attentions), *shapes.pop())
+    return CacheShape(len(attentions), *shapes.pop(), kv_dtype)

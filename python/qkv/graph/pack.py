@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.checkpoint import Param
-from qkv.graph.tensor import DType, Linear, Matrix
+from qkv.graph.tensor import DType, Linear, Matrix, RelativeBias
 
 
 def as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -68,6 +68,12 @@ class Packer:
         """A norm's weight or bias."""
         self.nbytes += 4 * values.shape[0]
         return [float(x) for x in as_float32(values.read())]
+
+    def relative_bias(self, bias: RelativeBias) -> NDArray[np.float32]:
+        """[heads, distances]"""
+        rows = as_float32(bias.weight.read())[list(bias.buckets)]
+        self.nbytes += rows.nbytes
+        return np.ascontiguousarray(rows.T)
 
     def _dtype_of(self, op: Linear) -> str:
         return self._wide if op.logits else self.dtype

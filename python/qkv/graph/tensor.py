@@ -90,6 +90,16 @@ class Multiply:
 
 
 @dataclass(frozen=True)
+class RelativeBias:
+    """A learned bias for each head and distance: that of distance `key - query = i - n` is row buckets[i] of `weight`.
+
+    weight: [rows, heads]; buckets: 2 n + 1 of them, and distances beyond n are held there."""
+
+    weight: Param
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Attention:
     """inputs: q, k, v, and the Rotary that turns q and k if there are four."""
 
@@ -99,6 +109,10 @@ class Attention:
     scale: float
     causal: bool
     layer: int
+    window: int | None = None
+    soft_cap: float | None = None
+    alibi_slopes: tuple[float, ...] | None = None
+    relative_bias: RelativeBias | None = None
 
 
 @dataclass(frozen=True)
