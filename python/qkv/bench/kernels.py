@@ -113,7 +113,7 @@ def attention(machine: Machine) -> Iterator[Case]:
     for causal in (False, True):
         for tokens in (128, 512) if machine.quick else (128, 256, 512, 1024, 2048):
             yield _prefill_case(machine, tokens, causal)
-    for kv_type in ("float32",) if machine.quick else ("float32", "bfloat16", "int8"):
+    for kv_type in ("float32", "bfloat16", "int8"):
         yield _decode_case(machine, kv_type)
 
 
