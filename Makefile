@@ -49,6 +49,7 @@ sanitize: .venv/test
 	  --deselect tests/kernels/test_symbols.py --deselect tests/models/test_loading.py
 
 bench: .venv/bench
+	$(BIN)/qkv bench
 	$(BIN)/python -m benchmarks.numpy_kernels
 	$(BIN)/python -m benchmarks.beside_torch
 

@@ -18,6 +18,7 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
       threads_(threads),
       buffers_(program.buffers().size()) {
   workspace.buffers.resize(program.buffers().size());
+  workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
   for (size_t i = 0; i < steps; ++i) {
     const auto number = static_cast<size_t>(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
     const Buffer& buffer = program.buffers()[number];

@@ -113,7 +113,8 @@ def attention(machine: Machine) -> Iterator[Case]:
     for causal in (False, True):
         for tokens in (128, 512) if machine.quick else (128, 256, 512, 1024, 2048):
             yield _prefill_case(machine, tokens, causal)
-    yield _decode_case(machine)
+    for kv_type in ("float32", "bfloat16", "int8"):
+        yield _decode_case(machine, kv_type)
 
 
 def _prefill_case(machine: Machine, tokens: int, causal: bool) -> Case:
@@ -138,20 +139,21 @@ def _prefill_case(machine: Machine, tokens: int, causal: bool) -> Case:
     )
 
 
-def _decode_case(machine: Machine) -> Case:
+def _decode_case(machine: Machine, kv_type: str) -> Case:
     def make() -> Job:
         """A program of nothing but attention steps, over a cache of so many layers that it comes from memory."""
-        per_layer = _ext.page_nbytes(1, HEADS, HEAD_DIM) * (CACHED // _ext.page_tokens)
+        per_layer = _ext.page_nbytes(1, HEADS, HEAD_DIM, kv_type) * (CACHED // _ext.page_tokens)
         layers = -(-machine.stream_bytes // per_layer)
         program, table = _ext.Program(), _ext.Weight(64, 3 * WIDTH, "float32", "rows")
         table.fill(_normal(64, 3 * WIDTH), 0, 0, machine.threads)
         x, y = program.buffer(3 * WIDTH, "tokens"), program.buffer(WIDTH, "tokens")
         program.embed(x, table, None, 0, None)
         q, k, v = ((x, part * WIDTH, WIDTH) for part in range(3))
+        shape = _ext.AttentionShape(HEADS, HEADS, HEAD_DIM, HEAD_DIM**-0.5, True, kv_type=kv_type)
         for layer in range(layers):
-            program.attention(y, q, k, v, HEADS, HEADS, HEAD_DIM, HEAD_DIM**-0.5, True, -1, layer)
+            program.attention(y, q, k, v, -1, layer, shape)
         program.output("y", y)
-        cache = _ext.KVCache(layers, HEADS, HEAD_DIM, layers * per_layer)
+        cache = _ext.KVCache(layers, HEADS, HEAD_DIM, kv_type, layers * per_layer)
         pages = [cache.allocate() for _ in range(CACHED // _ext.page_tokens)]
         for page in pages:  # each is filled as if it were the first: what the keys say does not matter
             program.run("y", _batch(np.arange(_ext.page_tokens), 0, cache, [page]), machine.threads)
@@ -166,7 +168,7 @@ def _decode_case(machine: Machine) -> Case:
         group="attention",
         name="one token",
         shape=f"{CACHED} cached",
-        dtype="float32",
+        dtype=kv_type,
         unit="GB/s",
         of="memory",
         goal=0.80,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qkv.bench.report import Report, lines_of, number
+from qkv.bench.report import Report, label, lines_of, number
 from qkv.bench.timing import Result
 
 _COLOURS = {"float32": "#2563eb", "bfloat16": "#d97706", "int8": "#059669", "int4": "#9333ea"}
@@ -17,7 +18,7 @@ _TITLES = {
     "gemm": "GEMM, share of the arithmetic ceiling",
     "decode": "One row, share of memory read",
     "attention": "Attention, share of its ceiling",
-    "end-to-end": "Whole models, share of their ceiling · tokens/s",
+    "end-to-end": "Whole models, share of their ceiling, and tokens per second",
     "norms": "Single rows, times as fast as NumPy",
 }
 _GREY, _PALE = "#6b7280", "#e5e7eb"
@@ -31,7 +32,7 @@ def draw(report: Report, path: Path) -> None:
         [name for name in side if groups[name]] for side in (("gemm", "decode"), ("attention", "end-to-end", "norms"))
     ]
     columns = [side for side in columns if side]
-    heights = [[len(_names(groups[name])) + 2.2 for name in side] for side in columns]
+    heights = [[len({label(r.case) for r in groups[name]}) + 2.2 for name in side] for side in columns]
     inches = 0.29 * max(sum(side) for side in heights) + 1.5
     figure = Figure(figsize=(6.4 * len(columns), inches), layout="constrained")
     figure.suptitle("What this machine gives, and what qkv makes of it", fontsize=13, x=0.01, ha="left")
@@ -41,7 +42,7 @@ def draw(report: Report, path: Path) -> None:
         all_axes = panel.subplots(len(names), 1, squeeze=False, height_ratios=rows)[:, 0]
         for axes, name in zip(all_axes, names, strict=True):
             _panel(axes, name, groups[name])
-    types = [dtype for dtype in _COLOURS if any(r.case.dtype == dtype for r in report.results)]
+    types = _types(report.results)
     marks = [Line2D([], [], marker="o", linestyle="", color=_COLOURS[dtype], label=dtype) for dtype in types]
     goal = Line2D([], [], marker="|", linestyle="", markersize=9, color=_GREY, label="goal")
     figure.legend(handles=[*marks, goal], loc="upper right", ncols=5, frameon=False, handletextpad=0.1)
@@ -50,32 +51,29 @@ def draw(report: Report, path: Path) -> None:
 
 def _panel(axes: Any, group: str, results: list[Result]) -> None:
     """A line for each case, a dot for each size, a tick for the goal; weight types a little apart."""
-    names = _names(results)
-    types = [dtype for dtype in _COLOURS if any(r.case.dtype == dtype for r in results)]
-    numpy = group == "norms"
-    scale = 1.0 if numpy else 100.0
+    names = list(dict.fromkeys(label(r.case) for r in results))
+    numpy, scale = group == "norms", 1.0 if group == "norms" else 100.0
     for line in lines_of(results):
-        case = line[0].case
-        apart = (types.index(case.dtype) - (len(types) - 1) / 2) * 0.75 / len(types)
-        y = names.index(_name(case.group, line[0])) + apart
+        case, name = line[0].case, label(line[0].case)
+        types = _types(r for r in results if label(r.case) == name)
+        y = names.index(name) + (types.index(case.dtype) - (len(types) - 1) / 2) * 0.75 / len(types)
         colour = _COLOURS[case.dtype]
         shares = [scale * r.share for r in line]
         axes.plot([min(shares), max(shares)], [y, y], color=colour, linewidth=1, alpha=0.5)
         axes.plot(shares, [y] * len(shares), "o", color=colour, markersize=4, clip_on=False)
         if case.goal is not None:
-            axes.plot([scale * case.goal], [y], "|", color=colour, markersize=7 if len(types) > 2 else 10)
-        if group == "end-to-end":
-            axes.annotate(
-                number(line[0].rate),
-                (max(shares), y),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-                color=colour,
-            )
+            axes.plot([scale * case.goal], [y], "|", color=colour, markersize=7 if len(types) > 1 else 10)
     most = max(scale * r.share for r in results)
-    axes.set_xlim(0, max(most * 1.08, 12) if numpy else max(100, most * 1.05))
+    most = max(most * 1.08, 12) if numpy else max(100, most * 1.05)
+    if group == "end-to-end":  # tokens per second beside the dots, a column for each type
+        axes.set_xticks(range(0, int(most) + 1, 20 if most < 200 else 100))
+        columns = _types(results)
+        for result in results:
+            x = most * (1.16 + 0.17 * columns.index(result.case.dtype))
+            place = (x, names.index(label(result.case)))
+            axes.annotate(number(result.rate), place, ha="right", va="center", color=_COLOURS[result.case.dtype])
+        most *= 1.0 + 0.17 * len(columns)
+    axes.set_xlim(0, most)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_formatter("{x:.0f} ×" if numpy else "{x:.0f} %")
@@ -86,15 +84,10 @@ def _panel(axes: Any, group: str, results: list[Result]) -> None:
     axes.set_title(_TITLES[group], fontsize=10, loc="left", pad=6)
 
 
-def _name(group: str, result: Result) -> str:
-    case = result.case
-    if group == "decode":
-        return case.name  # the shape follows from the type
-    return f"{case.name}, {case.shape}" if group in ("end-to-end", "norms") else case.name
-
-
-def _names(results: list[Result]) -> list[str]:
-    return list(dict.fromkeys(_name(r.case.group, r) for r in results))
+def _types(results: Iterable[Result]) -> list[str]:
+    """Weight types, in the order of their colours."""
+    there = {r.case.dtype for r in results}
+    return [dtype for dtype in _COLOURS if dtype in there]
 
 
 def _ceilings(report: Report) -> str:

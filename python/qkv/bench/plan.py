@@ -14,7 +14,7 @@ CEILINGS = (*dict.fromkeys(kernels.arithmetic(dtype) for dtype in DTYPES), "memo
 
 
 def plan(machine: Machine, groups: Collection[str] = GROUPS, dtypes: Collection[str] = DTYPES) -> Iterator[Case]:
-    """The cases of some groups and weight types. Attention and norms work in float32 whatever the weights."""
+    """The cases of some groups and weight types. Attention and norms do not depend on the weights."""
     for dtype in dtypes:
         if "gemm" in groups:
             yield from kernels.gemm(machine, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qkv.bench.plan import GROUPS
-from qkv.bench.timing import Machine, Result
+from qkv.bench.timing import Case, Machine, Result
 
-# Groups whose sizes share a line of the table; the others have a line for each size.
-_JOINED = ("gemm", "attention")
+_JOINED = ("gemm", "attention")  # sizes share a line of the table
+_UNNAMED = (*_JOINED, "decode")  # sizes are not named in it
 
 
 @dataclass
@@ -63,8 +64,8 @@ class Report:
         return table
 
     def results_table(self) -> Table:
-        """Lowest and highest figures of the sizes that share a line. Shares are of the arithmetic of the weights' type
-        (int8 for int4), of memory read for single rows, and multiples of NumPy's speed for norms and the like."""
+        """Where sizes share a line, their median rate, and their lowest and highest share: of the arithmetic of the
+        weights' type (int8 for int4), of memory read for single rows, or times as fast as NumPy."""
         table = Table(box=None, header_style="cyan", pad_edge=False)
         for column in ("case", "weights", "rate", "share", "goal"):
             table.add_column(column, justify="right" if column in ("rate", "share") else "left", no_wrap=True)
@@ -72,12 +73,11 @@ class Report:
         for line in lines_of(self.results):
             first = line[0].case
             if group not in ("", first.group):
-                table.add_section()
+                table.add_row()
             group = first.group
-            name = first.name if len(line) > 1 else f"{first.name}, {first.shape}"
-            rates, shares = ([getattr(result, what) for result in line] for what in ("rate", "share"))
-            rate = f"{_range(rates, number)} {first.unit}"
-            table.add_row(name, first.dtype, rate, share_of(shares, first.of), _goal(line))
+            rate = rate_of(statistics.median(result.rate for result in line), first.unit)
+            shares = share_of([result.share for result in line], first.of)
+            table.add_row(label(first), first.dtype, rate, shares, _goal(line))
         return table
 
 
@@ -89,6 +89,11 @@ def lines_of(results: Iterable[Result]) -> list[list[Result]]:
         shape = "" if case.group in _JOINED else case.shape
         lines.setdefault((case.group, case.name, case.dtype, shape), []).append(result)
     return sorted(lines.values(), key=lambda line: GROUPS.index(line[0].case.group))
+
+
+def label(case: Case) -> str:
+    """What a line of the table or of the picture is about."""
+    return case.name if case.group in _UNNAMED else f"{case.name}, {case.shape}"
 
 
 def number(value: float) -> str:
