@@ -23,57 +23,57 @@ typedef int32_t Integers __attribute__((vector_size(width), aligned(4), may_alia
 extern "C" {
 
 int64_t float32(int64_t repeats) {
-    Floats a = {}, x = a + 0.5f;
-    Floats sum[sums] = {};
-    for (int64_t i = 0; i < repeats; ++i)
+  Floats a = {}, x = a + 0.5f;
+  Floats sum[sums] = {};
+  for (int64_t i = 0; i < repeats; ++i)
 #pragma GCC unroll 12
-        for (int j = 0; j < sums; ++j) {
-            sum[j] = sum[j] * x + x;
-            asm volatile("" : "+v"(sum[j]));
-        }
-    return repeats * sums * (width / 4) * 2;
+    for (int j = 0; j < sums; ++j) {
+      sum[j] = sum[j] * x + x;
+      asm volatile("" : "+v"(sum[j]));
+    }
+  return repeats * sums * (width / 4) * 2;
 }
 
 int64_t bfloat16([[maybe_unused]] int64_t repeats) {
 #ifdef __AVX512BF16__
-    __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f00);
-    __m512 sum[sums] = {};
-    for (int64_t i = 0; i < repeats; ++i)
+  __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f00);
+  __m512 sum[sums] = {};
+  for (int64_t i = 0; i < repeats; ++i)
 #pragma GCC unroll 12
-        for (int j = 0; j < sums; ++j) {
-            sum[j] = _mm512_dpbf16_ps(sum[j], x, x);
-            asm volatile("" : "+v"(sum[j]));
-        }
-    return repeats * sums * 32 * 2;
+    for (int j = 0; j < sums; ++j) {
+      sum[j] = _mm512_dpbf16_ps(sum[j], x, x);
+      asm volatile("" : "+v"(sum[j]));
+    }
+  return repeats * sums * 32 * 2;
 #else
-    return 0;
+  return 0;
 #endif
 }
 
 int64_t int8([[maybe_unused]] int64_t repeats) {
 #ifdef __AVX512VNNI__
-    __m512i x = _mm512_set1_epi8(1);
-    __m512i sum[sums] = {};
-    for (int64_t i = 0; i < repeats; ++i)
+  __m512i x = _mm512_set1_epi8(1);
+  __m512i sum[sums] = {};
+  for (int64_t i = 0; i < repeats; ++i)
 #pragma GCC unroll 12
-        for (int j = 0; j < sums; ++j) {
-            sum[j] = _mm512_dpbusd_epi32(sum[j], x, x);
-            asm volatile("" : "+v"(sum[j]));
-        }
-    return repeats * sums * 64 * 2;
+    for (int j = 0; j < sums; ++j) {
+      sum[j] = _mm512_dpbusd_epi32(sum[j], x, x);
+      asm volatile("" : "+v"(sum[j]));
+    }
+  return repeats * sums * 64 * 2;
 #else
-    return 0;
+  return 0;
 #endif
 }
 
 int64_t read(const char* data, int64_t bytes) {
-    Integers sum = {};
-    for (int64_t i = 0; i + 4 * width <= bytes; i += 4 * width) {
-        __builtin_prefetch(data + i + 4096);
+  Integers sum = {};
+  for (int64_t i = 0; i + 4 * width <= bytes; i += 4 * width) {
+    __builtin_prefetch(data + i + 4096);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) sum ^= *reinterpret_cast<const Integers*>(data + i + j * width);
-    }
-    asm volatile("" : "+v"(sum));
-    return bytes;
+    for (int j = 0; j < 4; ++j) sum ^= *reinterpret_cast<const Integers*>(data + i + j * width);
+  }
+  asm volatile("" : "+v"(sum));
+  return bytes;
 }
 }

@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -73,12 +74,12 @@ def measure(threads: int) -> dict[str, float]:
     return rates
 
 
-def rate(pool: ThreadPoolExecutor, function: ctypes._CFuncPtr, work: list[tuple]) -> float:
+def rate(pool: ThreadPoolExecutor, function: ctypes._CFuncPtr, work: list[tuple[Any, ...]]) -> float:
     """Of all threads together, each by its own clock, which stands still while another process has the core."""
 
-    def one(arguments: tuple) -> float:
+    def one(arguments: tuple[Any, ...]) -> float:
         start = time.thread_time()
-        done = function(*arguments)
+        done: int = function(*arguments)
         return done / (time.thread_time() - start)
 
     return sum(pool.map(one, work))
