@@ -43,19 +43,19 @@ def paired(a: Callable[[], object], b: Callable[[], object], seconds: float = 2.
     )
 
 
-def turn(f: Callable[[], object]) -> float:
+def turn(f: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call, once others have had their time to settle."""
-    _repeat(f, SETTLE_SECONDS)
-    return _repeat(f, TURN_SECONDS)
+    _repeat(f, SETTLE_SECONDS, clock)
+    return _repeat(f, TURN_SECONDS, clock)
 
 
-def _repeat(f: Callable[[], object], seconds: float) -> float:
+def _repeat(f: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
     """Calls f for at least that long; seconds of one call."""
-    start = time.perf_counter()
+    start = clock()
     calls = 0
     while True:
         f()
         calls += 1
-        passed = time.perf_counter() - start
+        passed = clock() - start
         if passed >= seconds:
             return passed / calls

@@ -58,12 +58,13 @@ class Report:
             console.print(about, style="dim", highlight=False)
 
 
-def arguments_of(question: str, dtypes: Sequence[str]) -> argparse.ArgumentParser:
+def arguments_of(question: str, dtypes: Iterable[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="the folder that benchmarks.peers.prepare filled")
-    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=list(dtypes))
+    parser.add_argument("--dtypes", nargs="+", choices=list(dtypes), default=list(dtypes))
     parser.add_argument("--ours", help="dtype of qkv's weights, by default that of its peers")
     parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--cpu-time", action="store_true", help="time on a core, on one thread: for a busy machine")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each line of a table, at least")
     parser.add_argument("--json", type=Path)
     return parser
@@ -80,11 +81,12 @@ def compare(
 ) -> Report:
     """Opens qkv and its peers, each in a process of its own, asks each for the facts and lets them do the cases in
     turns."""
+    threads = 1 if arguments.cpu_time else arguments.threads
     with ExitStack() as stack:
         workers = {}
         for engine in ("Qkv", *peers):
             weights = arguments.ours if engine == "Qkv" and arguments.ours else dtype
-            worker = Worker(engine, checkpoint=checkpoint, dtype=weights, threads=arguments.threads)
+            worker = Worker(engine, checkpoint=checkpoint, dtype=weights, threads=threads, cpu_time=arguments.cpu_time)
             workers[f"{engine} {weights}"] = stack.enter_context(closing(worker))
         report = Report(title, {name: worker.about for name, worker in workers.items()})
         for name, fact in (facts or {}).items():
@@ -106,6 +108,7 @@ def measure(case: Case, workers: dict[str, Worker], seconds: float) -> dict[str,
         "work": case.name,
         "rounds": len(rounds),
         "rates": {name: case.amount / statistics.median(r[name] for r in rounds) for name in workers},
+        "best_rates": {name: case.amount / min(r[name] for r in rounds) for name in workers},
         "ratios": {peer: statistics.median(r[peer] / r[ours] for r in rounds) for peer in peers},
     }
 

@@ -8,6 +8,7 @@ encoders and [length] for decoders; hidden states are [rows, length, hidden_size
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,11 @@ class OpenVino(Padded):
 
 
 class CTranslate2(Padded):
-    """An encoder or a decoder, as its checkpoint says."""
+    """An encoder or a decoder, as its checkpoint says. It uses AVX-512 outside of matrix products only if told to."""
 
     def __init__(self, checkpoint: Path, *, dtype: str, threads: int) -> None:
+        isa = "AVX512" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2"
+        os.environ["CT2_FORCE_CPU_ISA"] = isa
         import ctranslate2
 
         super().__init__(checkpoint / "tokenizer.json")
@@ -143,7 +146,7 @@ class CTranslate2(Padded):
         self.model = kind(
             str(files.ctranslate2(checkpoint, dtype)), inter_threads=1, intra_threads=threads, compute_type=dtype
         )
-        self.about = f"CTranslate2 {ctranslate2.__version__} {dtype}, {threads} threads"
+        self.about = f"CTranslate2 {ctranslate2.__version__} {dtype}, {isa}, {threads} threads"
 
     def hidden_states(self, ids: Array, mask: Array) -> Array:
         storage = [self.library.StorageView.from_array(x.astype(np.int32)) for x in (ids, mask.sum(1))]
@@ -177,7 +180,7 @@ class LlamaCpp:
             n_threads_batch=threads,
             verbose=False,
         )
-        system = llama_cpp.llama_print_system_info().decode()
+        system = llama_cpp.llama_print_system_info().decode().replace(" = 1 |", "").strip()
         self.about = f"llama.cpp (llama-cpp-python {llama_cpp.__version__}) {dtype}, {threads} threads; {system}"
 
     def prefill(self, ids: Array) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import traceback
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,15 +25,16 @@ _UNWANTED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 class Worker:
-    """A running process with `benchmarks.peers.engines.ENGINE(**options)` in it.
+    """A running process with `benchmarks.peers.engines.ENGINE(**options)` in it. Its clock is the time that passes,
+    or with `cpu_time` what the process spends on a core.
 
     Raises:
         RuntimeError: the engine could not be opened; the message says why.
     """
 
-    def __init__(self, engine: str, *, threads: int, **options: Any) -> None:
+    def __init__(self, engine: str, *, threads: int, cpu_time: bool = False, **options: Any) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))  # Rayon: tokenizers
         self._pipe, theirs = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers.worker", str(theirs.fileno())],
@@ -40,7 +43,12 @@ class Worker:
         )
         theirs.close()
         self.name = engine
-        self.about: str = self._ask("open", engine, {**options, "threads": threads})
+        self._clock = time.process_time if cpu_time else time.perf_counter
+        try:
+            self.about: str = self._ask("open", engine, {**options, "threads": threads})
+        except RuntimeError:
+            self.close()
+            raise
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What the engine's method returns."""
@@ -48,7 +56,7 @@ class Worker:
 
     def time(self, method: str, *arguments: Any) -> float:
         """Seconds of one call of the engine's method, measured in the process once it has run a while."""
-        return float(self._ask("time", method, arguments))
+        return float(self._ask("time", method, (self._clock, *arguments)))
 
     def peak_memory(self) -> int:
         """Bytes: the most memory that the process has held so far."""
@@ -86,8 +94,8 @@ def main() -> None:
             elif kind == "call":
                 answer = getattr(engine, name)(*arguments)
             elif kind == "time":
-                method = getattr(engine, name)
-                answer = turn(lambda: method(*arguments))  # noqa: B023
+                clock, *arguments = arguments
+                answer = turn(partial(getattr(engine, name), *arguments), clock)
             else:
                 answer = _peak_memory()
         except Exception:
