@@ -54,8 +54,11 @@ def code() -> dict[str, list[tuple[str, str]]]:
     for line in listing.splitlines():
         if start := re.match(r"[0-9a-f]+ <(.*)>:$", line):
             function = start[1]
-        elif instruction := re.match(r"\s+[0-9a-f]+:\s+(\S+)\s*(.*)", line):
-            found[function].append((instruction[1], instruction[2]))
+        elif instruction := re.match(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)", line):
+            address, mnemonic, operands = instruction.groups()
+            if mnemonic == "b" and operands.startswith(f"{int(address, 16) + 0x1000:x} "):
+                function = ""  # a page of the linker's own: what it moved to avoid erratum 843419 of Cortex-A53
+            found[function].append((mnemonic, operands))
     return found
 
 

@@ -54,6 +54,11 @@ struct F32 {
     const uint32x4_t high = vdupq_n_u32(0xffff0000);
     return {vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(vld1q_u16(pairs)), high))};
   }
+  static F32 widen(const int8_t* p) {
+    int8_t bytes[8] = {};
+    __builtin_memcpy(bytes, p, kLanes);
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(bytes)))))};
+  }
 #ifdef __ARM_FEATURE_BF16_VECTOR_ARITHMETIC
   // acc + low * low + high * high of each lane's pair; `pair` is the same activation pair in every lane
   static F32 dot_bf16(F32 acc, const uint16_t* pairs, uint32_t pair) {
@@ -74,6 +79,10 @@ struct F32 {
   friend Mask operator<(F32 a, F32 b) { return {vcltq_f32(a.v, b.v)}; }
 };
 
+struct Pairs {  // lane by lane
+  F32 first, second;
+};
+
 inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F32 select(Mask m, F32 yes, F32 no) { return {vbslq_f32(m.bits, yes.v, no.v)}; }
 // Not vmaxq_f32, which is NaN when either is: a NaN in `a` stays, one in `b` does not come through, as in portable.h.
@@ -85,6 +94,16 @@ inline F32 round(F32 x) { return {vrndnq_f32(x.v)}; }
 inline F32 pow2(F32 n) {
   const int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n.v), vdupq_n_s32(127));
   return {vreinterpretq_f32_s32(vshlq_n_s32(biased, 23))};
+}
+inline F32 divide(F32 a, F32 b) { return a / b; }
+inline F32 times(F32 x, double factor) {
+  const float high = (float)factor;
+  return fma(x, F32::set(high), x * F32::set((float)(factor - high)));
+}
+
+inline Pairs split_pairs(F32 low, F32 high) { return {{vuzp1q_f32(low.v, high.v)}, {vuzp2q_f32(low.v, high.v)}}; }
+inline Pairs join_pairs(F32 first, F32 second) {
+  return {{vzip1q_f32(first.v, second.v)}, {vzip2q_f32(first.v, second.v)}};
 }
 
 struct I32 {
@@ -120,6 +139,23 @@ inline I32 dot(I32 acc, I8 w, uint32_t a) {
   const int16x8_t low = vmull_s8(vget_low_s8(bytes), vget_low_s8(four)), high = vmull_high_s8(bytes, four);
   return {vaddq_s32(acc.v, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))};
 #endif
+}
+
+inline F32 fraction(F32 x) {
+  x = max(x, F32::set(-127.0f));
+  return x - F32{vrndmq_f32(x.v)};
+}
+inline F32 scale_pow2(F32 x, F32 n) { return x * pow2({vrndmq_f32(max(n, F32::set(-127.0f)).v)}); }
+
+// Pairs of rows, then halves.
+inline void transpose(const void* x, int64_t x_stride, void* y, int64_t y_stride) {
+  float32x4_t r[4];
+  for (int i = 0; i < 4; ++i) r[i] = vld1q_f32((const float*)x + i * x_stride);
+  const float32x4x2_t top = vtrnq_f32(r[0], r[1]), bottom = vtrnq_f32(r[2], r[3]);
+  for (int j = 0; j < 2; ++j) {
+    vst1q_f32((float*)y + j * y_stride, vcombine_f32(vget_low_f32(top.val[j]), vget_low_f32(bottom.val[j])));
+    vst1q_f32((float*)y + (j + 2) * y_stride, vcombine_f32(vget_high_f32(top.val[j]), vget_high_f32(bottom.val[j])));
+  }
 }
 
 inline float reduce_add(F32 x) { return vaddv_f32(vadd_f32(vget_low_f32(x.v), vget_high_f32(x.v))); }
