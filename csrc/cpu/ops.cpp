@@ -130,9 +130,8 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
   // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
   // memory once; blocks of few rows would read it from the L2 cache too often, but three tasks for each thread go
   // first.
-  constexpr int64_t kRows = 16 * kTileRows;
   const int64_t wished = std::min(rows / kTileRows, blocks_of(3 * threads, w.panels()));
-  const int64_t blocks = std::max({int64_t{1}, rows / kRows, wished});
+  const int64_t blocks = std::max(blocks_of(rows, kBlockRows), wished);
   const auto kernel = linear_kernel(kernels, w.dtype());
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(w.out() * k);
   parallel_for(blocks * w.panels(), threads_for(flops, threads), [&](int64_t task, int thread) {

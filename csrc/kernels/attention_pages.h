@@ -8,7 +8,6 @@
 
 #include <stddef.h>
 
-
 #include "kernels.h"
 #include "rotary.h"
 #include "tile.h"
