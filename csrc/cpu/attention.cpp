@@ -124,7 +124,7 @@ class Attention {
 
   // Queries are cut into tasks of some tiles. Too few of them for all threads (a decode step with few key/value heads)
   // are cut by blocks of keys, too.
-  void cut() const {
+  void cut() {
     constexpr int64_t kRows = 8 * kTileRows, kTasksPerThread = 4;
     w_.tasks.clear();
     w_.merges.clear();
@@ -194,7 +194,7 @@ class Attention {
   int threads_;
   AttentionWorkspace& w_;
   int64_t group_, page_bytes_, scratch_bytes_;
-  mutable int64_t parts_ = 0;
+  int64_t parts_ = 0;  // blocks of all tasks that are cut by blocks of keys
 };
 
 }  // namespace

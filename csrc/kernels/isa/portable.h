@@ -54,6 +54,7 @@ struct F32 {
     return {(Vec4f)(bits & (int32_t)0xffff0000)};
   }
 
+  // kLanes integers as float32
   static F32 widen(const int8_t* p) { return {Vec4f{(float)p[0], (float)p[1], (float)p[2], (float)p[3]}}; }
 
   friend F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
