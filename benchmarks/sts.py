@@ -24,7 +24,7 @@ from benchmarks.timing import paired
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "int8", "int4"])
     parser.add_argument("--threads", type=int, default=qkv.info()["threads"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -20,27 +20,32 @@ To convert(float x) {
   else return x;
 }
 
-// Reads element i of a source as float32.
+// Reads element i of a source as float32. A checkpoint's file aligns nothing, so that elements are copied out.
+template <class T>
+T element(const void* data, int64_t i) {
+  T x;
+  std::memcpy(&x, static_cast<const char*>(data) + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  return x;
+}
 struct ReadFloat32 {
-  const float* p;
-  float operator()(int64_t i) const { return p[i]; }
+  const void* p;
+  float operator()(int64_t i) const { return element<float>(p, i); }
 };
 struct ReadFloat16 {
-  const uint16_t* p;
-  float operator()(int64_t i) const { return widen_float16(p[i]); }
+  const void* p;
+  float operator()(int64_t i) const { return widen_float16(element<uint16_t>(p, i)); }
 };
 struct ReadBfloat16 {
-  const uint16_t* p;
-  float operator()(int64_t i) const { return widen_bfloat16(p[i]); }
+  const void* p;
+  float operator()(int64_t i) const { return widen_bfloat16(element<uint16_t>(p, i)); }
 };
 
 template <class Use>
 void with_reader(const Source& source, const Use& use) {
-  const auto* halves = static_cast<const uint16_t*>(source.data);
   switch (source.type) {
-    case Source::Type::float32: return use(ReadFloat32{static_cast<const float*>(source.data)});
-    case Source::Type::float16: return use(ReadFloat16{halves});
-    case Source::Type::bfloat16: return use(ReadBfloat16{halves});
+    case Source::Type::float32: return use(ReadFloat32{source.data});
+    case Source::Type::float16: return use(ReadFloat16{source.data});
+    case Source::Type::bfloat16: return use(ReadBfloat16{source.data});
   }
 }
 

@@ -35,15 +35,16 @@ def mean_loss(model: qkv.Model, ids: list[int]) -> float:
     return total / count
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-3)])
-def test_validation_loss_is_what_the_docs_state(folder, dtype, tolerance) -> None:
+# Shares by which the perplexity may differ. The checkpoint holds bfloat16, so that only its activations are rounded.
+@pytest.mark.parametrize(("dtype", "bar"), [("float32", 1e-4), ("bfloat16", 1e-3), ("int8", 5e-3), ("int4", 5e-3)])
+def test_validation_loss_is_what_the_docs_state(folder, dtype, bar) -> None:
     page = (ROOT / "docs/language-model.md").read_text(encoding="utf-8")
     stated = float(re.search(r"validation loss\*\* \| \*\*([\d.]+) nats", page).group(1))
     model = qkv.load(folder, dtype=dtype)
     text = (ROOT / "tests/data/shakespeare-validation.txt").read_text(encoding="utf-8")
     ids = model.tokenizer.encode(text, add_special_tokens=False).ids
     assert len(ids) == 49_422
-    assert mean_loss(model, ids) == pytest.approx(stated, abs=tolerance)
+    assert mean_loss(model, ids) == pytest.approx(stated, abs=np.log1p(bar))
 
 
 def test_size(folder) -> None:

@@ -1,4 +1,4 @@
-"""Opening a checkpoint takes little more memory than the packed weights."""
+"""Opening a checkpoint: the dtype that "auto" chooses, and little more memory than the packed weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import save_file
+
+import qkv
 
 PROBE = """
 import json, re, sys
@@ -54,3 +58,32 @@ def test_peak_memory(checkpoint, dtype) -> None:
     seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert seen["nbytes"] == pytest.approx(total if dtype == "float32" else total / 2, rel=0.01)
     assert seen["peak"] <= seen["nbytes"] + largest + 100e6
+
+
+@pytest.mark.parametrize(
+    ("stored", "chosen"),
+    [
+        ({"": torch.bfloat16}, "bfloat16"),
+        ({"": torch.float16}, "float32"),
+        ({"": torch.float32}, "float32"),
+        ({"": torch.bfloat16, "norm": torch.float32}, "bfloat16"),  # vectors are float32 in memory anyway
+        ({"": torch.bfloat16, "layers.1.mlp.up_proj": torch.float32}, "float32"),
+        ({"": torch.bfloat16, "layers.1.mlp.up_proj": torch.float16}, "float32"),
+    ],
+)
+def test_auto_never_rounds_a_weight(stored, chosen, tiny, tmp_path) -> None:
+    """The last pattern in a tensor's name says how it is stored. Integers, such as old BERTs' ids, do not count."""
+    tensors = safetensors.torch.load_file(tiny("llama") / "model.safetensors")
+    for name in tensors:
+        for pattern, dtype in stored.items():
+            if pattern in name:
+                tensors[name] = tensors[name].to(dtype)
+    tensors["model.position_ids"] = torch.arange(9).reshape(1, 9)
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((tiny("llama") / "config.json").read_text())
+    assert qkv.load(tmp_path).dtype == chosen
+
+
+def test_unknown_dtype(tiny_llama) -> None:
+    with pytest.raises(qkv.Error, match="'fp8' is not one of auto, float32, bfloat16, int8, int4"):
+        qkv.load(tiny_llama, dtype="fp8")

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import qkv
 
@@ -45,6 +46,29 @@ def test_equals_sentence_transformers(minilm, texts, reference, isa) -> None:
 
 def test_bfloat16_stays_close(minilm, texts, reference, isa) -> None:
     assert cosines(qkv.load(minilm, dtype="bfloat16").encode(texts), reference).min() >= 0.999
+
+
+# Cosine of a text's embedding, smallest and mean; Spearman's correlation of all pairs' similarities with float32's.
+@pytest.mark.parametrize(
+    ("dtype", "least", "mean", "rank"),
+    [("bfloat16", 0.999, 0.9999, 0.9999), ("int8", 0.98, 0.997, 0.995), ("int4", 0.85, 0.97, 0.96)],
+)
+def test_weight_types_rank_as_float32_does(minilm, texts, reference, dtype, least, mean, rank) -> None:
+    model = qkv.load(minilm, dtype=dtype)
+    got = model.encode(texts)
+    seen = cosines(got, reference)
+    assert seen.min() >= least
+    assert seen.mean() >= mean
+    count = len(texts) - len(AWKWARD)
+    pairs = np.triu_indices(count, 1)
+    similarities = [(x[:count] @ x[:count].T)[pairs] for x in (got, reference)]
+    assert spearmanr(*similarities).statistic >= rank
+    sizes = {
+        "bfloat16": 2,
+        "int8": 1,
+        "int4": 0.82,
+    }  # bytes per weight; half of MiniLM is its token table, int8 at most
+    assert model.nbytes == pytest.approx(22.7e6 * sizes[dtype], rel=0.03)
 
 
 def test_bits_do_not_depend_on_batches_or_order(minilm, texts) -> None:

@@ -105,8 +105,8 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
     inputs = node.inputs
     match node.op:
         case ops.Embed() as op:
-            positions = packer.table(op.positions) if op.positions else None
-            types = packer.table(op.types) if op.types else None
+            positions = packer.small_table(op.positions) if op.positions else None
+            types = packer.small_table(op.types) if op.types else None
             program.embed(buffers.make(node), packer.table(op.tokens), positions, op.position_offset, types)
         case ops.Rotary() as op:
             program.rotary(buffers.make(node), op.inverse_frequencies)

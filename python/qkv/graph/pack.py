@@ -21,10 +21,11 @@ class Packer:
     """Packs each weight once; steps that use the same one share it (tied embeddings)."""
 
     def __init__(self, dtype: str, threads: int) -> None:
-        """`dtype`: of packed matrices, "float32", "bfloat16", "int8" or "int4". The output layer and embedding tables
-        are int8 where the others are int4: they lose most by it, and are read a row at a time or once a token."""
+        """`dtype`: of packed matrices, "float32", "bfloat16", "int8" or "int4". The output layer and token tables are
+        int8 where the others are int4: they lose most by it, and are read a row at a time or once a token."""
         self.dtype = dtype
         self._wide = "int8" if dtype == "int4" else dtype
+        self._small = "bfloat16" if dtype in ("int8", "int4") else dtype
         self.threads = threads
         self.nbytes = 0
         self._done: dict[tuple[object, ...], _ext.Weight] = {}
@@ -52,13 +53,18 @@ class Packer:
             self._keep(key, weight)
         return self._done[key]
 
-    def table(self, rows: Param) -> _ext.Weight:
+    def small_table(self, rows: Param) -> _ext.Weight:
+        """Positions or token types. They are in every token's embedding, often with large values in a few features, and
+        are few: as int8 they would cost more accuracy than the whole token table and save 1 % of the memory."""
+        return self.table(rows, self._small)
+
+    def table(self, rows: Param, dtype: str | None = None) -> _ext.Weight:
         """Rows to look up; those of a matrix already packed alone are looked up there."""
         tied = (Matrix(rows, None),), False
         key = tied if tied in self._done else (rows,)
         if key not in self._done:
             count, width = rows.shape
-            weight = _ext.Weight(count, width, self._wide, "rows")
+            weight = _ext.Weight(count, width, dtype or self._wide, "rows")
             weight.fill(rows.read(), 0, 0, self.threads)
             rows.release()
             self._keep(key, weight)
