@@ -121,10 +121,10 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
                            .residual_stride = n,
                            .y = y,
                            .y_stride = n};
-  const bool unpacks = w.dtype() == DType::int4 && rows > kTileRows;
+  const bool unpacks = (w.dtype() == DType::int4 || w.dtype() == DType::bfloat16) && rows > kTileRows;
   if (unpacks) {
     scratch.resize(std::max(scratch.size(), static_cast<size_t>(threads)));
-    for (Memory& memory : scratch) memory.reserve(static_cast<size_t>(w.in_padded() * kernels.panel));
+    for (Memory& memory : scratch) memory.reserve(kUnpackedBytes);
   }
 
   // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
@@ -137,7 +137,7 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
   parallel_for(blocks * w.panels(), threads_for(flops, threads), [&](int64_t task, int thread) {
     const int64_t block = task % blocks, first = block * rows / blocks, end = (block + 1) * rows / blocks;
     LinearArgs own = args;
-    if (unpacks) own.scratch = static_cast<int8_t*>(scratch[static_cast<size_t>(thread)].data());
+    if (unpacks) own.scratch = scratch[static_cast<size_t>(thread)].data();
     kernel(own, first, end - first, task / blocks);
   });
 }

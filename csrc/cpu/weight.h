@@ -56,7 +56,6 @@ class Weight {
   const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
   int64_t nbytes() const;
   DType activations() const;  // the type of x that the kernel of these panels reads
-  int64_t in_padded() const { return in_padded_; }
 
   // y[k] += W[row, k] for all k; not for int4
   void add_row(int64_t row, float* y) const;

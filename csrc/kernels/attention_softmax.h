@@ -11,14 +11,6 @@ namespace {
 constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = __builtin_inff();
 
-// 2^x for x < 128; 0 for -inf. 2^f for the fraction 0 <= f < 1 is 1 + f p(f), p of degree 5: a minimax fit of the
-// relative error, 2e-9, made as in math.h but with 2^0 = 1 exact. Largest error for -126 < x < 0: 1.6 ULP.
-inline F32 exp2(F32 x) {
-  const F32 p = polynomial(fraction(x), 1.0f, 0.693147063f, 0.240229085f, 0.0554861836f, 0.00967377517f, 0.00124822895f,
-                           0.000215659718f);
-  return scale_pow2(p, x);
-}
-
 // Keys first ... end - 1, counted from the start of a block; none when first == end.
 struct Span {
   int64_t first, end;

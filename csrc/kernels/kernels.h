@@ -9,6 +9,7 @@ namespace qkv {
 
 constexpr int kTileRows = 6;                   // rows of a register tile
 constexpr int kBlockRows = 24 * kTileRows;     // rows of one call of a linear kernel, at most
+constexpr int64_t kUnpackedBytes = 136 << 10;  // a chunk of 64 KiB, and a step more, unpacked to twice its size
 constexpr int kPageTokens = 64;                // positions of a KV page
 constexpr int kBlockTokens = 4 * kPageTokens;  // attention walks keys in blocks of this many
 constexpr int kAlignment = 64;                 // bytes: a cache line, an AVX-512 vector
@@ -27,7 +28,7 @@ struct LinearArgs {
   const void* w;             // panels
   const float* w_scales;     // of an int8 or int4 w, one per packed column
   const int32_t* w_offsets;  // and what its sums begin with: -activation_offset * the column's sum
-  int8_t* scratch;           // of an int4 w: one panel as int8
+  void* scratch;             // kUnpackedBytes, for bfloat16 and int4
   int64_t k;                 // input features
   int64_t n;                 // output features (of one half when gated)
   const float* bias;         // one per packed column, or null

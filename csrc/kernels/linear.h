@@ -6,11 +6,17 @@
 #include "elementwise.h"
 #include "kernels.h"
 #include "tile.h"
+#include "unpack.h"
 
 namespace qkv::QKV_ISA {
 namespace {
 
 constexpr int64_t kPanel = kPanelVectors * kLanes;
+
+// A panel is gone through in chunks of about so many bytes: all tiles use one before the next. A chunk comes from memory
+// once and stays in the L2 cache, and meanwhile the tiles ask for what lies behind it, which for the last chunk is the
+// next panel.
+constexpr int64_t kChunkBytes = 64 << 10;
 
 // One row of one panel, of which `columns` are wanted: sums -> y.
 template <class Format, class Activation>
@@ -60,97 +66,63 @@ inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sum
   });
 }
 
-// Bytes of a panel that all tiles go through before the next ones: they come from memory once and stay in the L2 cache,
-// and meanwhile the tiles ask for those behind them, which for the last chunk are those of the next panel.
-constexpr int64_t kChunkBytes = 64 << 10;
+// A piece of a panel: k values from k0 on.
+struct Chunk {
+  const void* w;
+  int64_t k0, k;
+  bool first, last;
+  const char* next;  // `bytes` behind it that the tiles ask for while they compute, each for its share
+  int64_t bytes;
+};
 
+// All tiles against one chunk.
 template <class Format>
-inline void linear_panel(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel, const void* packed) {
-  using Lane = typename Format::Sum::Lane;
-  constexpr int64_t kStepBytes = kPanel * Format::kColumnBytes;
-  const int64_t groups = (args.k + Format::kGroup - 1) / Format::kGroup;
-  const int64_t k = Format::kQuantised ? groups * Format::kGroup : args.k;
-  const int64_t chunks = (groups * kStepBytes + kChunkBytes - 1) / kChunkBytes, each = (groups + chunks - 1) / chunks;
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const auto* x = (const typename Format::A*)args.x + row * args.x_stride;
-
-  alignas(kAlignment) Lane sums[kBlockRows * kPanel];
-  for (int64_t from = 0; from < groups; from += each) {
-    const char* w = (const char*)packed + from * kStepBytes;
-    const int64_t k0 = from * Format::kGroup, k1 = from + each < groups ? (from + each) * Format::kGroup : k;
-    int64_t r = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t n = next_rows(rows - r);
-      Lane* c = sums + (chunks == 1 ? 0 : r * kPanel);
-      if (from == 0) begin<Format>(args, c, n, panel);
-      const Ahead ahead = {w + each * kStepBytes * (tiles + tile) / tiles, kStepBytes / tiles};
-      tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride + k0, args.x_stride, (const typename Format::B*)w,
-                                       kStepBytes / (int64_t)sizeof(typename Format::B), k1 - k0, c, kPanel, ahead);
-      if (from + each >= groups) finish<Format>(args, c, row + r, n, panel);
-      r += n;
-    }
+inline void multiply_chunk(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel, const Chunk& chunk,
+                           typename Format::Sum::Lane* sums) {
+  constexpr int64_t kStep = kPanel * Format::kColumnBytes / (int64_t)sizeof(typename Format::B);
+  const auto* x = (const typename Format::A*)args.x + row * args.x_stride + chunk.k0;
+  const auto* w = (const typename Format::B*)chunk.w;
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows, steps = (chunk.k + Format::kGroup - 1) / Format::kGroup;
+  int64_t r = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t n = next_rows(rows - r);
+    auto* c = sums + (chunk.first && chunk.last ? 0 : r * kPanel);  // nothing to keep: stay in L1
+    if (chunk.first) begin<Format>(args, c, n, panel);
+    const Ahead ahead = {chunk.next + chunk.bytes * tile / tiles, chunk.bytes / tiles / steps};
+    tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride, args.x_stride, w, kStep, chunk.k, c, kPanel, ahead);
+    if (chunk.last) finish<Format>(args, c, row + r, n, panel);
+    r += n;
   }
 }
 
 template <class Format>
 void linear(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
+  constexpr int64_t kStepBytes = kPanel * Format::kColumnBytes;
   const int64_t groups = (args.k + Format::kGroup - 1) / Format::kGroup;
-  linear_panel<Format>(args, row, rows, panel, (const char*)args.w + panel * groups * kPanel * Format::kColumnBytes);
-}
+  const int64_t k = Format::kQuantised ? groups * Format::kGroup : args.k;
+  const int64_t chunks = (groups * kStepBytes + kChunkBytes - 1) / kChunkBytes, each = (groups + chunks - 1) / chunks;
+  const char* w = (const char*)args.w + panel * groups * kStepBytes;
 
-// One panel of int4 as the int8 values it stands for.
-inline void unpack_int4(const uint8_t* group, int64_t k, int8_t* w) {
-  for (int64_t done = 0; done < k; done += kInt4Group, group += int4_group_bytes(kPanel), w += kInt4Group * kPanel)
-    for (int64_t column = 0; column < kPanel; column += kLanes) {
-      const Int4Line line = Int4Line::load(group, kPanel, column);
-      for (int j = 0; j < 4; ++j) {
-        const uint8_t* bytes = group + 4 * (j * kPanel + column);
-        line(I8::low_nibbles(bytes)).store(w + 4 * (j * kPanel + column));
-        line(I8::high_nibbles(bytes)).store(w + 4 * ((j + 4) * kPanel + column));
+  alignas(kAlignment) typename Format::Sum::Lane sums[kBlockRows * kPanel];
+  for (int64_t from = 0; from < groups; from += each, w += each * kStepBytes) {
+    const int64_t count = each < groups - from ? each : groups - from, k0 = from * Format::kGroup;
+    Chunk chunk = {.w = w,
+                   .k0 = k0,
+                   .k = from + count < groups ? count * Format::kGroup : k - k0,
+                   .first = from == 0,
+                   .last = from + count == groups,
+                   .next = w + count * kStepBytes,
+                   .bytes = each * kStepBytes};
+    if constexpr (Unpacked<Format>::kPays) {
+      if (rows > Unpacked<Format>::kFromRows) {
+        Unpacked<Format>::unpack((const typename Format::B*)w, count, kPanel, args.scratch);
+        chunk.w = args.scratch;
+        multiply_chunk<typename Unpacked<Format>::As>(args, row, rows, panel, chunk, sums);
+        continue;
       }
     }
-}
-
-// A tile of rows unpacks int4 in registers. More of them share what one of them unpacks: the sums are exact, so both
-// ways give the same bits.
-void linear_int4(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
-  if (rows <= kTileRows) return linear<Int4Format>(args, row, rows, panel);
-  const int64_t groups = (args.k + kInt4Group - 1) / kInt4Group;
-  unpack_int4((const uint8_t*)args.w + panel * groups * int4_group_bytes(kPanel), args.k, args.scratch);
-  LinearArgs unpacked = args;
-  unpacked.k = groups * kInt4Group;  // what the columns' offsets were summed over
-  linear_panel<Int8Format>(unpacked, row, rows, panel, args.scratch);
-}
-
-// Symmetric, one scale a row. A row that is not finite gets NaN as its scale, so that it spoils its products and no
-// others; one that stays below 1e-30 counts as 0, as 127 / 1e-38 would be infinite.
-void quantise(const float* x, uint8_t* q, float* scale, int64_t n, int64_t padded) {
-  F32 top = F32::set(0), spoilt = F32::set(0);
-  const auto look = [&](F32 v) {
-    top = max(top, abs(v));
-    spoilt = fma(v, F32::set(0), spoilt);
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) look(F32::load(x + i));
-  if (i < n) look(F32::load(x + i, n - i));
-  const float largest = reduce_max(top);
-  *scale = largest / 127.0f + reduce_add(spoilt);
-  const F32 inverse = F32::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
-  for (i = 0; i + kLanes <= n; i += kLanes) round(F32::load(x + i) * inverse).store_int8(q + i, kLanes);
-  if (i < n) round(F32::load(x + i, n - i) * inverse).store_int8(q + i, n - i);
-  for (i = n; i < padded; ++i) q[i] = (uint8_t)kActivationOffset;
-}
-
-// x [n] -> y [padded], zeros behind n. Only tables with bf16_activations are asked to.
-template <class V>
-void to_bfloat16(const float* x, uint16_t* y, int64_t n, int64_t padded) {
-  int64_t i = 0;
-  if constexpr (kDotBf16) {
-    for (; i + kLanes <= n; i += kLanes) V::load(x + i).store_bf16(y + i, kLanes);
-    if (i < n) V::load(x + i, n - i).store_bf16(y + i, n - i);
-    i = n;
+    multiply_chunk<Format>(args, row, rows, panel, chunk, sums);
   }
-  for (; i < padded; ++i) y[i] = 0;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include QKV_ISA_HEADER  // before the others: they are written in its vectors
 
+#include "activations.h"
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
@@ -30,7 +31,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .linear_float32 = linear<Float32Format>,
     .linear_bfloat16 = linear<Bf16Format>,
     .linear_int8 = linear<Int8Format>,
-    .linear_int4 = linear_int4,
+    .linear_int4 = linear<Int4Format>,
     .quantise = quantise,
     .to_bfloat16 = to_bfloat16<F32>,
     .norm = norm,
