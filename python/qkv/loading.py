@@ -1,7 +1,10 @@
-"""Opening a checkpoint: found, checked, its graph built, weights packed as they stream from the disk."""
+"""Opening a checkpoint: found, checked, its graph built, weights packed as they stream from the disk. A packed file
+has them packed already: `pack` writes it, `load` opens it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from qkv import models
@@ -11,6 +14,7 @@ from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
 from qkv.model import Model
+from qkv.packed import PackedFile, PackedWeights, write
 
 DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 # sentence-transformers' names -> the program's
@@ -22,22 +26,26 @@ def load(
     *,
     dtype: str = "auto",
     num_threads: int | None = None,
+    packed_from: str | Path | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Model:
-    """Open a Hugging Face checkpoint: a local folder as it is, or a hub id.
+    """Open a Hugging Face checkpoint: a local folder as it is, or a hub id. Or a file that `qkv.pack` wrote.
 
     Args:
-        path_or_id: folder with config.json, safetensors and tokenizer.json, or "owner/name" on the hub.
+        path_or_id: folder with config.json, safetensors and tokenizer.json, "owner/name" on the hub, or a packed file.
         dtype: of the weight matrices in memory.
             "float32";
             "bfloat16": half the memory, activations stay float32 or are rounded where the machine multiplies bfloat16;
             "int8": a quarter, one scale for each output channel, activations quantised token by token;
             "int4": about an eighth, in groups of 32 inputs; embeddings and the output layer are int8.
-            "auto": bfloat16 for a checkpoint whose matrices are all bfloat16, float32 for any other.
+            "auto": bfloat16 for a checkpoint whose matrices are all bfloat16, float32 for any other; what a packed
+            file has.
         num_threads: threads of a run; by default the physical cores that this process may use.
+        packed_from: for a packed file: refuse it unless it was packed from this checkpoint (folder or hub id) as it is
+            now. That reads the checkpoint once.
         revision, token, cache_dir, local_files_only: as huggingface_hub takes them; only for a hub id.
 
     Raises:
@@ -45,29 +53,103 @@ def load(
         qkv.UnsupportedArchitecture: its model_type or one of its options is not implemented.
         qkv.Error: an argument is out of range.
     """
-    if dtype not in DTYPES:
-        raise Error(f"load: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    threads = default_threads() if num_threads is None else num_threads
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
-        raise Error(f"load: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
+    threads = _check_arguments("load", dtype, num_threads)
+
+    def source(name: str | Path) -> Checkpoint:
+        return Checkpoint.open(
+            locate(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        )
+
+    # os.path, because it does not raise on names that no file can have.
+    path = os.path.expanduser(path_or_id)  # noqa: PTH111
+    if not os.path.isfile(path):  # noqa: PTH113
+        if packed_from is not None:
+            raise Error(f"load: packed_from is about packed files, and {path_or_id!r} is none")
+        with source(path_or_id) as checkpoint:
+            return _open(checkpoint, Packer(_resolve(dtype, checkpoint), threads))
+    with PackedFile.open_file(Path(path), threads) as packed:
+        held = packed.header.dtype
+        if dtype not in ("auto", held):
+            raise Error(f"load: {path} holds {held} weights, not {dtype}; leave dtype out, or pack the model as {dtype}")
+        packed.check_layout()
+        if packed_from is not None:
+            with source(packed_from) as checkpoint:
+                packed.check_source(checkpoint, threads)
+        return _open(packed, PackedWeights(packed, threads))
+
+
+def pack(
+    path_or_id: str | Path,
+    file: str | Path,
+    *,
+    dtype: str = "auto",
+    num_threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> None:
+    """Write a checkpoint to one file that `qkv.load` opens at once: its weights are packed already, for machines with
+    this machine's instruction set, and mapped.
+
+    Args:
+        file: the file to write; its folder must exist.
+        dtype, num_threads, revision, token, cache_dir, local_files_only: as in `qkv.load`.
+        force: replace a file that is there.
+        progress: called with the bytes of the checkpoint that are packed, and with those that it has.
+
+    Raises:
+        qkv.Error: as `qkv.load`; or the file exists or can't be written.
+    """
+    threads = _check_arguments("pack", dtype, num_threads)
+    file = Path(file).expanduser()
+    if not file.absolute().parent.is_dir():
+        raise Error(f"pack: there is no folder {file.absolute().parent} to write {file.name} to")
+    if file.exists() and (not force or not file.is_file()):
+        hint = "force replaces it" if file.is_file() else "it is no file that could be replaced"
+        raise Error(f"pack: {file} exists; {hint}")
     folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     with Checkpoint.open(folder) as checkpoint:
-        return _open(checkpoint, dtype, threads)
+        done, total = 0, sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+
+        def count(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            if progress:
+                progress(done, total)
+
+        packer = Packer(_resolve(dtype, checkpoint), threads, count)
+        _open(checkpoint, packer)
+        write(file, checkpoint, packer)
 
 
-def _open(checkpoint: Checkpoint, dtype: str, threads: int) -> Model:
+def _check_arguments(what: str, dtype: str, num_threads: int | None) -> int:
+    """The number of threads."""
+    if dtype not in DTYPES:
+        raise Error(f"{what}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    threads = default_threads() if num_threads is None else num_threads
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
+        raise Error(f"{what}: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
+    return threads
+
+
+def _resolve(dtype: str, checkpoint: Checkpoint) -> str:
+    if dtype != "auto":
+        return dtype
+    matrices = {t.dtype for t in checkpoint.tensors.values() if len(t.shape) == 2}
+    return "bfloat16" if matrices == {"bfloat16"} else "float32"
+
+
+def _open(checkpoint: Checkpoint, packer: Packer) -> Model:
     where = str(checkpoint.path / "config.json")
     architecture = models.architecture(checkpoint.config.get("model_type"), where)
     config = architecture.Config.from_dict(checkpoint.config, where)
     modules = sentence_modules(checkpoint)
-    if dtype == "auto":
-        matrices = {t.dtype for t in checkpoint.tensors.values() if len(t.shape) == 2}
-        dtype = "bfloat16" if matrices == {"bfloat16"} else "float32"
-
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint))
     graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
-    packer = Packer(dtype, threads)
     lowered = lower(graph, packer)
     return Model(
         config=config,
@@ -75,7 +157,7 @@ def _open(checkpoint: Checkpoint, dtype: str, threads: int) -> Model:
         tokenizer=load_tokenizer(checkpoint),
         sentence_modules=modules,
         generation_config=checkpoint.json("generation_config.json") or {},
-        dtype=dtype,
+        dtype=packer.dtype,
         nbytes=packer.nbytes,
-        num_threads=threads,
+        num_threads=packer.threads,
     )

@@ -53,6 +53,10 @@ class TensorInfo:
 class Shard:
     """A safetensors file, mapped read-only.
 
+    Attributes:
+        tensors: where each tensor lies, by name.
+        metadata: the header's own notes.
+
     The file must not be shortened while it is open: the operating system would end the process at the next
     read of a page that is gone.
 
@@ -70,7 +74,7 @@ class Shard:
             header = json.loads(self._map[8:start], object_pairs_hook=_unique)
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is not a sound safetensors file: {error}") from error
-        header.pop("__metadata__", None)
+        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self.tensors = {name: _info(name, path, entry, start) for name, entry in header.items()}
 
     def read(self, info: TensorInfo) -> np.ndarray:
@@ -91,6 +95,14 @@ class Shard:
             array = array.copy()
             array.flags.writeable = False
         return array
+
+    def content(self) -> np.ndarray:
+        """The whole file, uint8."""
+        return np.frombuffer(self._map, np.uint8)
+
+    def raw(self, info: TensorInfo) -> np.ndarray:
+        """The mapped bytes of a tensor, whatever their type: uint8, read-only."""
+        return self.content()[info.offset : info.offset + info.nbytes]
 
     def release(self, info: TensorInfo) -> None:
         """Give the memory of a tensor's pages back; a later read fetches them from the file again."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkv.checkpoint.checkpoint import Checkpoint
-from qkv.checkpoint.folder import read_object
+from qkv.checkpoint.folder import parse_object
 from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         CheckpointError: the file is not a tokenizer.
     """
     path = checkpoint.path / "tokenizer.json"
-    parsed = read_object(checkpoint.path, path.name)
-    if parsed is None:
+    data = checkpoint.file(path.name)
+    if data is None:
         return None
-    _check_merges(parsed.get("model"), path)
+    _check_merges(parse_object(data, path).get("model"), path)
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(data)
     except BaseException as error:
         # tokenizers raises plain Exception, or where its Rust code panics a PanicException that is none.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
