@@ -70,7 +70,7 @@ def load(
     with PackedFile.open_file(Path(path), threads) as packed:
         held = packed.header.dtype
         if dtype not in ("auto", held):
-            raise Error(f"load: {path} holds {held} weights, not {dtype}; leave dtype out, or pack the model as {dtype}")
+            raise Error(f"load: {path} holds {held} weights, not {dtype}; leave dtype out or pack the model as {dtype}")
         packed.check_layout()
         if packed_from is not None:
             with source(packed_from) as checkpoint:
@@ -108,7 +108,7 @@ def pack(
     if not file.absolute().parent.is_dir():
         raise Error(f"pack: there is no folder {file.absolute().parent} to write {file.name} to")
     if file.exists() and (not force or not file.is_file()):
-        hint = "force replaces it" if file.is_file() else "it is no file that could be replaced"
+        hint = "replace it with force (--force)" if file.is_file() else "it is no file that could be replaced"
         raise Error(f"pack: {file} exists; {hint}")
     folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     with Checkpoint.open(folder) as checkpoint:

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qkv.checkpoint.folder import CONVERT_HINT, find_file, parse_json, parse_object, read_file
 from qkv.checkpoint.tensors import Shard, TensorInfo
 from qkv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INDEX = "model.safetensors.index.json"
 
@@ -130,7 +133,7 @@ class Checkpoint:
         _close(self._shards)
         self._owner = {}
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ class Shard:
     def raw(self, info: TensorInfo) -> np.ndarray:
         """The mapped bytes of a tensor, whatever their type: uint8, read-only."""
         return self.content()[info.offset : info.offset + info.nbytes]
+
+    def ask_for_huge_pages(self) -> None:
+        """They make reading all of a large file, over and over, faster. A kernel that has none for files ignores it."""
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                self._map.madvise(mmap.MADV_HUGEPAGE)
 
     def release(self, info: TensorInfo) -> None:
         """Give the memory of a tensor's pages back; a later read fetches them from the file again."""

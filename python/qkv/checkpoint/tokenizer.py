@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+# Any but an empty continuation prefix, or an escape that could hide one. To search is much faster than to parse.
+_MAY_HAVE_PREFIX = re.compile(rb"""\\u|"continuing_subword_prefix"(?!\s*:\s*(null|""))""")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
@@ -25,7 +30,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     data = checkpoint.file(path.name)
     if data is None:
         return None
-    _check_merges(parse_object(data, path).get("model"), path)
+    if _MAY_HAVE_PREFIX.search(data):
+        _check_merges(parse_object(data, path).get("model"), path)
     from tokenizers import Tokenizer
 
     try:
@@ -34,6 +40,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         # tokenizers raises plain Exception, or where its Rust code panics a PanicException that is none.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        parse_object(data, path)  # where the file is no JSON object, this says so
         raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -67,7 +67,7 @@ class Packer:
         """A norm's weight or bias."""
         if values.name not in self.vectors:
             self.vectors[values.name] = self._vector(values)
-        return self.vectors[values.name].tolist()
+        return [float(x) for x in self.vectors[values.name]]
 
     def _matrix(self, name: str, op: Linear) -> _ext.Weight:
         weight = _ext.Weight(*self._matrix_shape(op))

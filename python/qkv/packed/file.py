@@ -54,12 +54,28 @@ class PackedFile(Checkpoint):
         except CheckpointError as error:
             raise CheckpointError(f"{path} is no packed model, or not all of one; {_AGAIN}. {error}") from error
         try:
+            shard.ask_for_huge_pages()
             header = _header(shard)
             _check_sum(shard, threads)
             return cls(path, shard, header)
         except CheckpointError:
             shard.close()
             raise
+
+    def describe(self) -> dict[str, Any]:
+        """What the file is, for people."""
+        header = self.header
+        return {
+            "file": str(self.path),
+            "bytes": self.nbytes,
+            "model_type": self.config.get("model_type"),
+            "dtype": header.dtype,
+            "layout": header.layout,
+            "layout_version": header.layout_version,
+            "format_version": header.format_version,
+            "qkv_version": header.qkv_version,
+            "model": header.model,
+        }
 
     def check_layout(self) -> None:
         """Raise CheckpointError unless the kernels in use read the weights as they are packed."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-
-import numpy as np
 
 from qkv import _ext
 from qkv.checkpoint import Checkpoint
@@ -16,6 +13,8 @@ def fingerprint(checkpoint: Checkpoint, files: Mapping[str, bytes | None], threa
     """A name for the contents of a checkpoint: its tensors, however cut into shards, and the small `files` of it.
 
     It reads every tensor once, at the speed of memory where the file is in the page cache."""
+    import hashlib  # not above: it loads OpenSSL, which would cost `import qkv` milliseconds
+
     digest = hashlib.sha256()
     for name, data in sorted(files.items()):
         digest.update(json.dumps([name, None if data is None else hashlib.sha256(data).hexdigest()]).encode())

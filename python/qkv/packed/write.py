@@ -6,9 +6,9 @@ import dataclasses
 import json
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ from qkv.packed.header import (
     vector_entry,
     weight_entry,
 )
+
+# Written in whole, aligned blocks of at least a huge page, a file is kept in huge pages by the page cache of recent
+# kernels (ext4 since Linux 6.16), and is mapped with them.
+_BLOCK = 4 << 20
 
 _TAGS = {np.dtype(np.uint8): "U8", np.dtype(np.float32): "F32", np.dtype(np.int32): "I32"}
 
@@ -78,17 +82,31 @@ def _entries(checkpoint: Checkpoint, packer: Packer) -> Iterator[tuple[str, NDAr
 
 def _write(path: Path, header: Header, entries: dict[str, NDArray[Any]], threads: int) -> None:
     text, gaps = _safetensors_header(header, entries)
+    parts: list[NDArray[Any] | bytes] = [text]
+    for values, gap in zip(entries.values(), gaps, strict=True):
+        parts += values, bytes(gap)
     with path.open("x+b") as file:
-        file.write(text)
-        for values, gap in zip(entries.values(), gaps, strict=True):
-            file.write(values.data)
-            file.write(bytes(gap))
-        file.flush()
+        _write_blocks(file, parts)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             checksum = _ext.checksum(np.frombuffer(content, np.uint8), threads)
         file.write(checksum.to_bytes(8, "little"))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_blocks(file: BinaryIO, parts: Iterable[NDArray[Any] | bytes]) -> None:
+    block = bytearray()
+    for part in parts:
+        rest = memoryview(part if isinstance(part, bytes) else part.data).cast("B")
+        while rest:
+            room = _BLOCK - len(block)
+            block += rest[:room]
+            rest = rest[room:]
+            if len(block) == _BLOCK:
+                file.write(block)
+                block.clear()
+    file.write(block)
+    file.flush()
 
 
 def _safetensors_header(header: Header, entries: dict[str, NDArray[Any]]) -> tuple[bytes, list[int]]:
