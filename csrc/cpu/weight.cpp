@@ -248,6 +248,7 @@ int64_t Weight::nbytes() const {
 DType Weight::activations() const { return activations_of(dtype_, *kernels_); }
 
 void Weight::fill_bias(const Source& source, int64_t at, int half) {
+  require(!owner_, "weight: is packed already");
   require(source.rows == 1 && at >= 0 && at + source.columns <= half_out() && (half == 0 || (gated() && half == 1)),
           "weight: bias of ", source.columns, " values at ", at, " does not fit ", half_out(), " outputs");
   bias_.resize(static_cast<size_t>(panels_ * panel_));

@@ -79,6 +79,7 @@ class Packer:
             self._done(part.weight)
             if part.bias:
                 weight.fill_bias(part.bias.read(), *place)
+                self._done(part.bias)
             at += part.out_features
         return weight
 
@@ -89,7 +90,9 @@ class Packer:
         return weight
 
     def _vector(self, values: Param) -> NDArray[np.float32]:
-        return as_float32(values.read())
+        found = as_float32(values.read())
+        self._done(values)
+        return found
 
     def _matrix_shape(self, op: Linear) -> tuple[int, int, str, str]:
         out = sum(part.out_features for part in op.parts)

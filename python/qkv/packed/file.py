@@ -130,7 +130,10 @@ class PackedFile(Checkpoint):
             raise CheckpointError(f"{self.path} does not hold {entry!r}: it belongs to another model; {_AGAIN}")
         if info.dtype != _TAGS[np.dtype(dtype)]:
             raise CheckpointError(f"{self.path}: {entry!r} has type {info.dtype}; expected {np.dtype(dtype)}")
-        return self._packed.raw(info).view(dtype)
+        values = self._packed.raw(info).view(dtype)
+        if not values.flags.aligned:
+            raise CheckpointError(f"{self.path}: {entry!r} is not aligned; {_AGAIN}")
+        return values
 
     def _info(self, name: str) -> TensorInfo:
         dtype, shape = self.header.tensor(name)
