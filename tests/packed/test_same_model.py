@@ -74,6 +74,15 @@ def test_file_that_is_removed_or_replaced_while_the_model_lives(decoder: Path, p
     assert outputs(model) == expected
 
 
+def test_file_that_is_overwritten_behind_a_copy(packed: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.qkv"
+    shutil.copy(packed, file)
+    model = qkv.load(file, mmap=False)
+    expected = outputs(model)
+    file.write_bytes(bytes(file.stat().st_size))
+    assert outputs(model) == expected == outputs(qkv.load(packed))
+
+
 def test_several_processes(packed: Path) -> None:
     code = (
         "import hashlib, sys, qkv; model = qkv.load(sys.argv[1]); "

@@ -41,8 +41,8 @@ class PackedFile(Checkpoint):
         self.tensors = MappingProxyType({name: self._info(name) for name in header.tensors})
 
     @classmethod
-    def open_file(cls, path: Path, threads: int) -> PackedFile:
-        """Check all bytes of a packed file, and map it.
+    def open_file(cls, path: Path, threads: int, *, in_memory: bool = False) -> PackedFile:
+        """Check all bytes of a packed file, and map it, or copy it to memory.
 
         Raises:
             CheckpointError: it is no packed file, of another version, or damaged.
@@ -50,7 +50,7 @@ class PackedFile(Checkpoint):
         if not path.is_file():
             raise CheckpointError(f"{path} is not a regular file; expected one that `qkv pack` wrote")
         try:
-            shard = Shard(path)
+            shard = Shard(path, in_memory=in_memory)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is no packed model, or not all of one; {_AGAIN}. {error}") from error
         try:
