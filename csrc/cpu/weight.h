@@ -7,6 +7,7 @@
 // one column: the formula then says row-major. A tied one keeps its panels, and rows are gathered from them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
