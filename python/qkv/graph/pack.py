@@ -65,9 +65,13 @@ class Packer:
 
     def vector(self, values: Param) -> list[float]:
         """A norm's weight or bias."""
-        if values.name not in self.vectors:
-            self.vectors[values.name] = self._vector(values)
-        return [float(x) for x in self.vectors[values.name]]
+        return [float(x) for x in self._values(values)]
+
+    def _values(self, param: Param) -> NDArray[np.float32]:
+        """Of a small tensor, of one dimension."""
+        if param.name not in self.vectors:
+            self.vectors[param.name] = self._vector(param)
+        return self.vectors[param.name]
 
     def _matrix(self, name: str, op: Linear) -> _ext.Weight:
         weight = _ext.Weight(*self._matrix_shape(op))
@@ -90,7 +94,7 @@ class Packer:
         return weight
 
     def _vector(self, values: Param) -> NDArray[np.float32]:
-        found = as_float32(values.read())
+        found = as_float32(values.read()).reshape(-1)
         self._done(values)
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +31,9 @@ class PackedWeights(Packer):
 
     def _vector(self, values: Param) -> NDArray[np.float32]:
         found = self._file.array(vector_entry(values.name), np.float32)
-        if found.shape != values.shape:
+        if found.size != (count := math.prod(values.shape)):
             raise CheckpointError(
-                f"{self._file.path}: {values.name} has {found.size} values, not {values.shape[0]}; pack the model again"
+                f"{self._file.path}: {values.name} has {found.size} values, not {count}; pack the model again"
             )
         return found
 
