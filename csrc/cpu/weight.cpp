@@ -95,8 +95,15 @@ DType activations_of(DType weights, const Kernels& kernels) {
   return weights == DType::bfloat16 && kernels.bf16_activations ? DType::bfloat16 : DType::float32;
 }
 
-Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout)
-    : kernels_(&chosen_kernels()), out_(out), in_(in), dtype_(dtype), layout_(layout) {
+std::string layout_traits(DType dtype, const Kernels& kernels) {
+  std::string traits = "panels of " + std::to_string(kernels.panel) + " columns";
+  if (quantised(dtype)) traits += ", activations " + std::to_string(kernels.activation_offset) + " off zero";
+  return traits;
+}
+
+Weight::Weight(const Shape& shape)
+    : kernels_(&chosen_kernels()), out_(shape.out), in_(shape.in), dtype_(shape.dtype), layout_(shape.layout) {
+  const auto [out, in, dtype, layout] = shape;
   require(out > 0 && in > 0, "weight: ", out, " x ", in, " is not a size");
   require(layout != Layout::gated_panels || out % 2 == 0, "weight: ", out, " rows are not two halves");
   require(dtype != DType::int4 || layout != Layout::rows, "weight: a table to look up rows in can't be int4");
@@ -106,7 +113,11 @@ Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout)
   group_ = group_of(dtype, layout);
   in_padded_ = round_up(in, group_);
   panels_ = gated() ? round_up(out / 2, panel_ / 2) / (panel_ / 2) : round_up(out, panel_) / panel_;
-  data_ = Memory(static_cast<size_t>(bytes_of(dtype, panels_ * panel_ * in_padded_)));
+}
+
+Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout) : Weight(Shape{out, in, dtype, layout}) {
+  data_ = Memory(panel_bytes());
+  panels_data_ = data_.data();
   if (quantised(dtype)) {
     scales_.resize(static_cast<size_t>(panels_ * panel_));
     offsets_.resize(static_cast<size_t>(panels_ * panel_));
@@ -118,6 +129,32 @@ Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout)
     else std::memset(static_cast<char*>(data_.data()) + data_.bytes() - last, 0, last);
   }
 }
+
+Weight::Weight(int64_t out, int64_t in, DType dtype, Layout layout, const Parts& parts,
+               std::shared_ptr<const void> owner)
+    : Weight(Shape{out, in, dtype, layout}) {
+  const auto columns = static_cast<size_t>(panels_ * panel_), quantised_columns = quantised(dtype) ? columns : 0;
+  const auto check = [](const char* part, size_t count, size_t expected) {
+    require(count == expected, "weight: ", count, " ", part, ", not ", expected);
+  };
+  check("bytes of panels", parts.panels.size(), panel_bytes());
+  check("scales", parts.scales.size(), quantised_columns);
+  check("offsets", parts.offsets.size(), quantised_columns);
+  check("values of bias", parts.bias.size(), parts.bias.empty() ? 0 : columns);
+  require(reinterpret_cast<uintptr_t>(parts.panels.data()) % kAlignment == 0, "weight: panels must be aligned to ",
+          kAlignment, " bytes");
+  owner_ = std::move(owner);
+  panels_data_ = parts.panels.data();
+  scales_.assign(parts.scales.begin(), parts.scales.end());
+  offsets_.assign(parts.offsets.begin(), parts.offsets.end());
+  bias_.assign(parts.bias.begin(), parts.bias.end());
+}
+
+Weight::Parts Weight::parts() const {
+  return {{static_cast<const std::byte*>(panels_data_), panel_bytes()}, scales_, offsets_, bias_};
+}
+
+size_t Weight::panel_bytes() const { return static_cast<size_t>(bytes_of(dtype_, panels_ * panel_ * in_padded_)); }
 
 int64_t Weight::packed_column(int64_t row, int half) const {
   if (!gated()) return row;
@@ -149,6 +186,7 @@ void Weight::fill_as(const Source& source, int64_t at, int half, int threads) {
 }
 
 void Weight::fill(const Source& source, int64_t at, int half, int threads) {
+  require(!owner_, "weight: is packed already");
   require(source.columns == in_, "weight: rows of ", source.columns, " values do not fit ", in_, " inputs");
   require(half == 0 || (gated() && half == 1), "weight: there is no half ", half);
   require(at >= 0 && at + source.rows <= half_out(), "weight: rows ", at, " ... ", at + source.rows, " do not fit ",
@@ -209,12 +247,13 @@ void Weight::put_int4(const float* row, int64_t column) {
 }
 
 int64_t Weight::nbytes() const {
-  return static_cast<int64_t>(data_.bytes() + (bias_.size() + scales_.size() + offsets_.size()) * sizeof(float));
+  return static_cast<int64_t>(panel_bytes() + (bias_.size() + scales_.size() + offsets_.size()) * sizeof(float));
 }
 
 DType Weight::activations() const { return activations_of(dtype_, *kernels_); }
 
 void Weight::fill_bias(const Source& source, int64_t at, int half) {
+  require(!owner_, "weight: is packed already");
   require(source.rows == 1 && at >= 0 && at + source.columns <= half_out() && (half == 0 || (gated() && half == 1)),
           "weight: bias of ", source.columns, " values at ", at, " does not fit ", half_out(), " outputs");
   bias_.resize(static_cast<size_t>(panels_ * panel_));
@@ -227,15 +266,15 @@ void Weight::fill_bias(const Source& source, int64_t at, int half) {
 void Weight::add_row(int64_t row, float* y) const {
   const int64_t start = row / panel_ * panel_ * in_padded_ + row % panel_ * group_, step = panel_ * group_;
   if (dtype_ == DType::float32) {
-    const float* w = static_cast<const float*>(data_.data()) + start;
+    const float* w = static_cast<const float*>(panels_data_) + start;
     for (int64_t k = 0; k < in_; ++k) y[k] += w[k * step];
   } else if (dtype_ == DType::int8) {
-    const int8_t* w = static_cast<const int8_t*>(data_.data()) + start;
+    const int8_t* w = static_cast<const int8_t*>(panels_data_) + start;
     const float scale = scales_[static_cast<size_t>(row)];
     for (int64_t k = 0; k < in_; k += group_, w += step)
       for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += scale * static_cast<float>(w[i]);
   } else {
-    const uint16_t* w = static_cast<const uint16_t*>(data_.data()) + start;
+    const uint16_t* w = static_cast<const uint16_t*>(panels_data_) + start;
     for (int64_t k = 0; k < in_; k += group_, w += step)
       for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += widen_bfloat16(w[i]);
   }

@@ -7,7 +7,10 @@
 // one column: the formula then says row-major. A tied one keeps its panels, and rows are gathered from them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +20,11 @@
 namespace qkv {
 
 enum class Layout { panels, gated_panels, rows };
+
+// Goes up whenever packed bytes mean something else than before, so that files of packed weights are packed again.
+constexpr int kLayoutVersion = 1;
+// What else packed bytes depend on: kernels with the same answer read each other's weights.
+std::string layout_traits(DType dtype, const Kernels& kernels);
 
 // A matrix as a checkpoint holds it: float32, float16 or bfloat16, any strides (counted in elements).
 struct Source {
@@ -35,8 +43,23 @@ DType activations_of(DType weights, const Kernels& kernels);
 
 class Weight {
  public:
+  // What a weight consists of; parts that it does not have are empty.
+  struct Parts {
+    std::span<const std::byte> panels;  // aligned to kAlignment
+    std::span<const float> scales;
+    std::span<const int32_t> offsets;
+    std::span<const float> bias;
+  };
+
   // `out` rows in all; gated panels hold two halves (gate, up) of out / 2 rows each, side by side in every panel.
   Weight(int64_t out, int64_t in, DType dtype, Layout layout);
+
+  // From parts that were packed before; `owner` keeps the panels in place, the others are copied. Throws Error when the
+  // parts are not of the sizes that this weight needs. Their values are not looked at: with any of them the kernels
+  // stay inside these sizes, and only the results are wrong.
+  Weight(int64_t out, int64_t in, DType dtype, Layout layout, const Parts& parts, std::shared_ptr<const void> owner);
+
+  Parts parts() const;
 
   // Packs the source's rows as rows `at`, `at + 1`, ... of half `half` (0 but for gated panels).
   void fill(const Source& source, int64_t at, int half, int threads);
@@ -50,7 +73,7 @@ class Weight {
   Layout layout() const { return layout_; }
   DType dtype() const { return dtype_; }
   int64_t panels() const { return panels_; }
-  const void* data() const { return data_.data(); }
+  const void* data() const { return panels_data_; }
   const float* scales() const { return scales_.empty() ? nullptr : scales_.data(); }
   const int32_t* offsets() const { return offsets_.empty() ? nullptr : offsets_.data(); }
   const float* bias() const { return bias_.empty() ? nullptr : bias_.data(); }
@@ -61,6 +84,13 @@ class Weight {
   void add_row(int64_t row, float* y) const;
 
  private:
+  struct Shape {
+    int64_t out, in;
+    DType dtype;
+    Layout layout;
+  };
+  explicit Weight(const Shape& shape);  // all but the memory
+  size_t panel_bytes() const;           // of all panels
   int64_t packed_column(int64_t row, int half) const;
   template <class To, int64_t Group>
   void fill_as(const Source& source, int64_t at, int half, int threads);
@@ -72,7 +102,9 @@ class Weight {
   int64_t out_, in_, panel_, group_, in_padded_, panels_;
   DType dtype_;
   Layout layout_;
-  Memory data_;
+  Memory data_;                        // the panels, or nothing when
+  std::shared_ptr<const void> owner_;  // somebody else has them
+  const void* panels_data_ = nullptr;
   // one per packed column
   std::vector<float> bias_;
   std::vector<float> scales_;     // of int8 and int4 columns

@@ -1,5 +1,5 @@
-// Weights that cost a tile instructions to read are unpacked once for all tiles that share them. Both ways give the same
-// bits: what is unpacked is exact, and summed in the same order.
+// Weights that cost a tile instructions to read are unpacked once for all tiles that share them. Both ways give the
+// same bits: what is unpacked is exact, and summed in the same order.
 #pragma once
 
 #include "tile.h"

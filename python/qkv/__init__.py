@@ -7,7 +7,7 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 
 from qkv import ops
 from qkv.errors import CheckpointError, Error, UnsupportedArchitecture
-from qkv.loading import load
+from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
 from qkv.model import Model
 
@@ -20,5 +20,6 @@ __all__ = [
     "info",
     "load",
     "ops",
+    "pack",
     "set_isa",
 ]

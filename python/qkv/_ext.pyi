@@ -4,7 +4,7 @@ Sizes are checked, and `qkv.Error` is raised when they do not fit.
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict, final, type_check_only
+from typing import Any, Literal, TypedDict, final, type_check_only
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,36 @@ class Weight:
         """
 
     def fill_bias(self, values: npt.NDArray[np.generic], at: int, half: int) -> None: ...
+    @staticmethod
+    def from_parts(
+        out_features: int,
+        in_features: int,
+        dtype: str,
+        layout: str,
+        panels: npt.NDArray[np.uint8],
+        scales: _Float32 | None,
+        offsets: npt.NDArray[np.int32] | None,
+        bias: _Float32 | None,
+    ) -> Weight:
+        """A weight from the parts of another one like it.
+
+        `panels` stay where they are and must never change; the others are copied.
+        """
+
+    def parts(self) -> dict[str, npt.NDArray[Any] | None]:
+        """The arguments panels, scales, offsets and bias of `from_parts`, looking at the weight's own memory."""
+
     @property
     def nbytes(self) -> int: ...
+
+layout_version: int
+"""Goes up whenever packed bytes mean something else than before."""
+
+def layout_traits(dtype: str) -> str:
+    """What else packed bytes depend on, for the chosen instruction set: equal traits, equal layout."""
+
+def checksum(bytes: npt.NDArray[np.uint8], threads: int) -> int:
+    """64 bits over all bytes: XXH64 of the XXH64s of blocks of 1 MiB."""
 
 def activations_of(dtype: str) -> Literal["float32", "bfloat16", "int8"]:
     """The type of activations that linear layers with weights of this type read."""

@@ -1,7 +1,10 @@
-"""Opening a checkpoint: found, checked, its graph built, weights packed as they stream from the disk."""
+"""Opening a checkpoint: found, checked, its graph built, weights packed as they stream from the disk. A packed file
+has them packed already: `pack` writes it, `load` opens it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from qkv import models
@@ -11,6 +14,7 @@ from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
 from qkv.model import Model
+from qkv.packed import PackedFile, PackedWeights, write
 
 DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
@@ -24,15 +28,17 @@ def load(
     dtype: str = "auto",
     kv_dtype: str = "auto",
     num_threads: int | None = None,
+    packed_from: str | Path | None = None,
+    mmap: bool = True,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Model:
-    """Open a Hugging Face checkpoint: a local folder as it is, or a hub id.
+    """Open a Hugging Face checkpoint: a local folder as it is, or a hub id. Or a file that `qkv.pack` wrote.
 
     Args:
-        path_or_id: folder with config.json, safetensors and tokenizer.json, or "owner/name" on the hub.
+        path_or_id: folder with config.json, safetensors and tokenizer.json, "owner/name" on the hub, or a packed file.
         dtype: of the weight matrices in memory.
             "float32";
             "bfloat16": half the memory, activations stay float32 or are rounded where the machine multiplies bfloat16;
@@ -42,11 +48,15 @@ def load(
             whose matrices are all bfloat16, float32 for any other. The machine does not matter: every one generates
             tokens in bfloat16 about twice as fast, reading half the memory, while many tokens at once (encoders,
             prompts) can be somewhat faster in float32. float16 is widened to float32, because bfloat16 would drop 3
-            of its bits; ask for "bfloat16" to halve the memory all the same.
+            of its bits; ask for "bfloat16" to halve the memory all the same. Of a packed file: what it has.
         kv_dtype: of attention's keys and values, in the cache and without one: "float32", "bfloat16" or "int8" (one
             scale for each position and head). "auto": bfloat16 for a decoder whose weights are narrower than float32,
             float32 for any other model.
         num_threads: threads of a run; by default the physical cores that this process may use.
+        packed_from: for a packed file: refuse it unless it was packed from this checkpoint (folder or hub id) as it is
+            now. That reads the checkpoint once.
+        mmap: for a packed file: False copies it to memory instead of mapping it. That takes longer to open, but where
+            Linux maps files in small pages only (ext4 before 6.16), text comes about a fifth faster.
         revision, token, cache_dir, local_files_only: as huggingface_hub takes them; only for a hub id.
 
     Raises:
@@ -54,30 +64,107 @@ def load(
         qkv.UnsupportedArchitecture: its model_type or one of its options is not implemented.
         qkv.Error: an argument is out of range.
     """
-    if dtype not in DTYPES:
-        raise Error(f"load: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    threads = _check_arguments("load", dtype, num_threads)
     if kv_dtype not in KV_DTYPES:
         raise Error(f"load: kv_dtype {kv_dtype!r} is not one of {', '.join(KV_DTYPES)}")
-    threads = default_threads() if num_threads is None else num_threads
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
-        raise Error(f"load: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
+
+    def source(name: str | Path) -> Checkpoint:
+        return Checkpoint.open(
+            locate(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        )
+
+    # os.path, because it does not raise on names that no file can have.
+    path = os.path.expanduser(path_or_id)  # noqa: PTH111
+    if not os.path.isfile(path):  # noqa: PTH113
+        if packed_from is not None:
+            raise Error(f"load: packed_from is about packed files, and {path_or_id!r} is none")
+        with source(path_or_id) as checkpoint:
+            return _open(checkpoint, Packer(_resolve(dtype, checkpoint), threads), kv_dtype)
+    with PackedFile.open_file(Path(path), threads, in_memory=not mmap) as packed:
+        held = packed.header.dtype
+        if dtype not in ("auto", held):
+            raise Error(f"load: {path} holds {held} weights, not {dtype}; leave dtype out or pack the model as {dtype}")
+        packed.check_layout()
+        if packed_from is not None:
+            with source(packed_from) as checkpoint:
+                packed.check_source(checkpoint, threads)
+        return _open(packed, PackedWeights(packed, threads), kv_dtype)
+
+
+def pack(
+    path_or_id: str | Path,
+    file: str | Path,
+    *,
+    dtype: str = "auto",
+    num_threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> None:
+    """Write a checkpoint to one file that `qkv.load` opens at once: its weights are packed already, for machines with
+    this machine's instruction set, and mapped.
+
+    Args:
+        file: the file to write; its folder must exist.
+        dtype, num_threads, revision, token, cache_dir, local_files_only: as in `qkv.load`.
+        force: replace a file that is there.
+        progress: called with the bytes of the checkpoint that are packed, and with those that it has.
+
+    Raises:
+        qkv.Error: as `qkv.load`; or the file exists or can't be written.
+    """
+    threads = _check_arguments("pack", dtype, num_threads)
+    file = Path(file).expanduser()
+    if not file.absolute().parent.is_dir():
+        raise Error(f"pack: there is no folder {file.absolute().parent} to write {file.name} to")
+    if file.exists() and (not force or not file.is_file()):
+        hint = "replace it with force (--force)" if file.is_file() else "it is no file that could be replaced"
+        raise Error(f"pack: {file} exists; {hint}")
     folder = locate(path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     with Checkpoint.open(folder) as checkpoint:
-        return _open(checkpoint, dtype, kv_dtype, threads)
+        done, total = 0, sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+
+        def count(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            if progress:
+                progress(done, total)
+
+        packer = Packer(_resolve(dtype, checkpoint), threads, count)
+        _open(checkpoint, packer)
+        write(file, checkpoint, packer)
 
 
-def _open(checkpoint: Checkpoint, dtype: str, kv_dtype: str, threads: int) -> Model:
+def _check_arguments(what: str, dtype: str, num_threads: int | None) -> int:
+    """The number of threads."""
+    if dtype not in DTYPES:
+        raise Error(f"{what}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    threads = default_threads() if num_threads is None else num_threads
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
+        raise Error(f"{what}: num_threads must be an integer from 1 to 1024, not {num_threads!r}")
+    return threads
+
+
+def _resolve(dtype: str, checkpoint: Checkpoint) -> str:
+    """`dtype`; for "auto" the smallest that holds every matrix exactly. Integers (BERT's `position_ids`) are not
+    weights."""
+    if dtype != "auto":
+        return dtype
+    matrices = [t for t in checkpoint.tensors.values() if len(t.shape) == 2 and "float" in t.dtype]
+    return "bfloat16" if matrices and all(t.dtype == "bfloat16" for t in matrices) else "float32"
+
+
+def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Model:
     where = str(checkpoint.path / "config.json")
     architecture = models.architecture(checkpoint.config.get("model_type"), where)
     config = architecture.Config.from_dict(checkpoint.config, where)
     modules = sentence_modules(checkpoint)
-    if dtype == "auto":
-        dtype = _exact_dtype(checkpoint)
-
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint))
     graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
-    packer = Packer(dtype, threads)
     lowered = lower(graph, packer, kv_dtype)
     return Model(
         config=config,
@@ -85,13 +172,7 @@ def _open(checkpoint: Checkpoint, dtype: str, kv_dtype: str, threads: int) -> Mo
         tokenizer=load_tokenizer(checkpoint),
         sentence_modules=modules,
         generation_config=checkpoint.json("generation_config.json") or {},
-        dtype=dtype,
+        dtype=packer.dtype,
         nbytes=packer.nbytes,
-        num_threads=threads,
+        num_threads=packer.threads,
     )
-
-
-def _exact_dtype(checkpoint: Checkpoint) -> str:
-    """The smallest dtype that holds every matrix exactly. Integers (BERT's `position_ids`) are not weights."""
-    matrices = [t for t in checkpoint.tensors.values() if len(t.shape) == 2 and "float" in t.dtype]
-    return "bfloat16" if matrices and all(t.dtype == "bfloat16" for t in matrices) else "float32"

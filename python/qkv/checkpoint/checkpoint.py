@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkv.checkpoint.folder import CONVERT_HINT, find_file, read_object
+from qkv.checkpoint.folder import CONVERT_HINT, find_file, parse_json, parse_object, read_file
 from qkv.checkpoint.tensors import Shard, TensorInfo
 from qkv.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INDEX = "model.safetensors.index.json"
 
@@ -27,17 +31,19 @@ class Checkpoint:
         config: ``config.json``, parsed.
         tensors: where each tensor lies, by name.
         names: the names of all tensors, sorted.
+        files: what :meth:`file` was asked for so far, and found.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], shards: list[Shard], owner: dict[str, Shard]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.files: dict[str, bytes | None] = {}
+        self._shards: list[Shard] = []
+        self._owner: dict[str, Shard] = {}
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType({})
+        config = self.json("config.json")
+        if config is None:
+            raise CheckpointError(f"{path} has no config.json; expected a Hugging Face checkpoint folder")
         self.config = config
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {name: shard.tensors[name] for name, shard in owner.items()}
-        )
-        self.names = sorted(owner)
-        self._shards = shards
-        self._owner = owner
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
@@ -53,17 +59,20 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face checkpoint folder")
-        config = read_object(folder, "config.json")
-        if config is None:
-            raise CheckpointError(f"{folder} has no config.json; expected a Hugging Face checkpoint folder")
-        _refuse_quantized(config, folder / "config.json")
-        shards: list[Shard] = []
+        checkpoint = cls(folder)
+        _refuse_quantized(checkpoint.config, folder / "config.json")
         try:
-            owner = _open_shards(folder, shards)
+            owner = _open_shards(folder, checkpoint._shards)
         except CheckpointError:
-            _close(shards)
+            checkpoint.close()
             raise
-        return cls(folder, config, shards, owner)
+        checkpoint._owner = owner
+        checkpoint.tensors = MappingProxyType({name: shard.tensors[name] for name, shard in owner.items()})
+        return checkpoint
+
+    @cached_property
+    def names(self) -> list[str]:
+        return sorted(self.tensors)
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as a read-only array that looks at the mapped file; nothing is copied.
@@ -79,6 +88,14 @@ class Checkpoint:
         """
         return self._shard(name).read(self.tensors[name])
 
+    def raw(self, name: str) -> np.ndarray:
+        """The bytes of a tensor of any type and size: uint8, read-only, mapped.
+
+        Raises:
+            CheckpointError: there is no such tensor, or the checkpoint is closed.
+        """
+        return self._shard(name).raw(self.tensors[name])
+
     def release(self, name: str) -> None:
         """Give the memory of a tensor's pages back; a later read fetches them from the file again.
 
@@ -87,20 +104,36 @@ class Checkpoint:
         """
         self._shard(name).release(self.tensors[name])
 
+    def file(self, name: str) -> bytes | None:
+        """The contents of a file beside the weights, e.g. ``tokenizer.json``; None when there is no such file.
+
+        Raises:
+            CheckpointError: the file cannot be read, or leads out of the folder.
+        """
+        if name not in self.files:
+            self.files[name] = read_file(self.path, name)
+        return self.files[name]
+
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON object beside the weights, e.g. ``generation_config.json``; None when there is no such file.
 
         Raises:
-            CheckpointError: the file is not JSON or no object, or leads out of the folder.
+            CheckpointError: the file is not JSON or no object, cannot be read, or leads out of the folder.
         """
-        return read_object(self.path, name)
+        data = self.file(name)
+        return None if data is None else parse_object(data, self.path / name)
+
+    def json_value(self, name: str) -> Any:
+        """As :meth:`json`, for files whose top level may be anything."""
+        data = self.file(name)
+        return None if data is None else parse_json(data, self.path / name)
 
     def close(self) -> None:
         """Unmap the files. Arrays that were read stay valid, and keep their file mapped while they live."""
         _close(self._shards)
         self._owner = {}
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -123,7 +156,8 @@ def _open_shards(folder: Path, shards: list[Shard]) -> dict[str, Shard]:
     """Open the weights, append each file to `shards`, and say which of them holds which tensor."""
     if single := find_file(folder, "model.safetensors"):
         return _open_single(single, shards)
-    index = read_object(folder, INDEX)
+    data = read_file(folder, INDEX)
+    index = None if data is None else parse_object(data, folder / INDEX)
     if index is not None:
         return _open_index(folder, index, shards)
     others = sorted(path.name for path in folder.glob("*.safetensors"))

@@ -53,30 +53,40 @@ def _stays_inside(folder: Path, path: Path) -> bool:
     return in_hub_cache and target.parent == repository / "blobs"
 
 
-def read_json(folder: Path, name: str) -> Any:
-    """The parsed JSON file `name` of a checkpoint folder, or None when there is none.
+def read_file(folder: Path, name: str) -> bytes | None:
+    """The contents of the file `name` of a checkpoint folder, or None when there is none.
 
     Raises:
-        CheckpointError: the file cannot be read, is not JSON, or leads out of the folder.
+        CheckpointError: the file cannot be read, or leads out of the folder.
     """
     path = find_file(folder, name)
     if path is None:
         return None
     try:
-        return json.loads(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def parse_json(data: bytes, where: Path) -> Any:
+    """The value that `data` holds; `where` is the file, for the message.
+
+    Raises:
+        CheckpointError: it is not JSON.
+    """
+    try:
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        raise CheckpointError(f"{where} is not valid JSON: {error}") from error
 
 
-def read_object(folder: Path, name: str) -> dict[str, Any] | None:
-    """As :func:`read_json`, for files whose top level must be an object."""
-    value = read_json(folder, name)
-    if value is None or isinstance(value, dict):
+def parse_object(data: bytes, where: Path) -> dict[str, Any]:
+    """As :func:`parse_json`, for files whose top level must be an object."""
+    value = parse_json(data, where)
+    if isinstance(value, dict):
         return value
-    raise CheckpointError(f"{folder / name} holds {_kind(value)} at its top level; expected an object")
+    raise CheckpointError(f"{where} holds {_kind(value)} at its top level; expected an object")
 
 
 def _kind(value: object) -> str:
-    return {list: "a list", str: "a string", bool: "a boolean"}.get(type(value), "a number")
+    return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

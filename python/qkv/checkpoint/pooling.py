@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeAlias, cast
 
 from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.config import LIMIT, Config
-from qkv.checkpoint.folder import read_json
 from qkv.errors import CheckpointError, UnsupportedArchitecture
 
 Pooling: TypeAlias = Literal["mean", "cls", "max", "lasttoken"]
@@ -97,7 +96,7 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
 def _module_paths(checkpoint: Checkpoint) -> dict[str, str]:
     """The folder of each module by its class name, in order; empty without modules.json."""
     where = checkpoint.path / "modules.json"
-    modules = read_json(checkpoint.path, where.name)
+    modules = checkpoint.json_value(where.name)
     if modules is None:
         return {}
     if not isinstance(modules, list) or not all(_is_module(module) for module in modules):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -53,6 +55,10 @@ class TensorInfo:
 class Shard:
     """A safetensors file, mapped read-only.
 
+    Attributes:
+        tensors: where each tensor lies, by name.
+        metadata: the header's own notes.
+
     The file must not be shortened while it is open: the operating system would end the process at the next
     read of a page that is gone.
 
@@ -60,17 +66,18 @@ class Shard:
         CheckpointError: the file cannot be opened or is not a sound safetensors file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_memory: bool = False) -> None:
+        """`in_memory`: a copy of the file, instead of a mapping."""
         self.path = path
         _validate(path)
         try:
             with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = _copy(file) if in_memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             start = 8 + int.from_bytes(self._map[:8], "little")
             header = json.loads(self._map[8:start], object_pairs_hook=_unique)
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is not a sound safetensors file: {error}") from error
-        header.pop("__metadata__", None)
+        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self.tensors = {name: _info(name, path, entry, start) for name, entry in header.items()}
 
     def read(self, info: TensorInfo) -> np.ndarray:
@@ -92,6 +99,20 @@ class Shard:
             array.flags.writeable = False
         return array
 
+    def content(self) -> np.ndarray:
+        """The whole file: uint8, read-only."""
+        content = np.frombuffer(self._map, np.uint8)
+        content.flags.writeable = False
+        return content
+
+    def raw(self, info: TensorInfo) -> np.ndarray:
+        """The mapped bytes of a tensor, whatever their type: uint8, read-only."""
+        return self.content()[info.offset : info.offset + info.nbytes]
+
+    def ask_for_huge_pages(self) -> None:
+        """They make reading all of a large file, over and over, faster. A kernel that has none for files ignores it."""
+        _ask_for_huge_pages(self._map)
+
     def release(self, info: TensorInfo) -> None:
         """Give the memory of a tensor's pages back; a later read fetches them from the file again."""
         if not hasattr(mmap, "MADV_DONTNEED"):
@@ -108,6 +129,22 @@ class Shard:
             self._map.close()
         except BufferError:  # arrays still look at it: they hold the map, and free it with them
             del self._map
+
+
+def _copy(file: BinaryIO) -> mmap.mmap:
+    """The contents of a file in anonymous memory, in huge pages if there are any."""
+    size = os.fstat(file.fileno()).st_size
+    memory = mmap.mmap(-1, size)
+    _ask_for_huge_pages(memory)
+    if file.readinto(memory) != size:  # type: ignore[attr-defined]
+        raise ValueError("the file became shorter while it was read")
+    return memory
+
+
+def _ask_for_huge_pages(memory: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _validate(path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkv.checkpoint.checkpoint import Checkpoint
-from qkv.checkpoint.folder import read_object
+from qkv.checkpoint.folder import parse_object
 from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+# Any but an empty continuation prefix, or an escape that could hide one. To search is much faster than to parse.
+_MAY_HAVE_PREFIX = re.compile(rb"""\\u|"continuing_subword_prefix"(?!\s*:\s*(null|""))""")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
@@ -22,18 +27,20 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         CheckpointError: the file is not a tokenizer.
     """
     path = checkpoint.path / "tokenizer.json"
-    parsed = read_object(checkpoint.path, path.name)
-    if parsed is None:
+    data = checkpoint.file(path.name)
+    if data is None:
         return None
-    _check_merges(parsed.get("model"), path)
+    if _MAY_HAVE_PREFIX.search(data):
+        _check_merges(parse_object(data, path).get("model"), path)
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(data)
     except BaseException as error:
         # tokenizers raises plain Exception, or where its Rust code panics a PanicException that is none.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        parse_object(data, path)  # where the file is no JSON object, this says so
         raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -15,6 +15,7 @@ from qkv.cli.demo import demo
 from qkv.cli.encode import encode
 from qkv.cli.generate import generate
 from qkv.cli.info import info
+from qkv.cli.pack import pack
 from qkv.errors import Error
 from qkv.machine import __version__
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run transformer models on this machine's CPU: Hugging Face checkpoints as they are.",
 )
-for command in (info, demo, encode, generate, bench):
+for command in (info, demo, encode, generate, bench, pack):
     app.command()(command)
 
 

@@ -13,13 +13,17 @@ MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def load(name: str, *, dtype: str = "auto", threads: int | None = None) -> qkv.Model:
-    """Open a folder, a hub id, or `shakespeare`, the language model in this package.
+    """Open a folder, a packed file, a hub id, or `shakespeare`, the language model in this package.
 
     Raises:
         qkv.Error: as `qkv.load`.
     """
-    shipped = name == "shakespeare" and not Path(name).exists()
-    return qkv.load(SHAKESPEARE if shipped else name, dtype=dtype, num_threads=threads)
+    return qkv.load(path_of(name), dtype=dtype, num_threads=threads)
+
+
+def path_of(name: str) -> str | Path:
+    """What `qkv.load` takes for a name that a user typed."""
+    return SHAKESPEARE if name == "shakespeare" and not Path(name).exists() else name
 
 
 def installed_minilm() -> Path | None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import qkv
 from qkv.cli import checkpoints, terminal
-from qkv.cli.info import machine_table
+from qkv.cli.info import table_of
 from qkv.generation import Generation
 
 _PASSAGES = Path(__file__).parent.parent / "demo" / "passages.json"
@@ -37,7 +37,7 @@ def demo(
     console = Console(quiet=True) if json else terminal.console()
     machine = qkv.info() | ({"threads": threads} if threads else {})
     _heading(console, "This machine")
-    console.print(machine_table(machine))
+    console.print(table_of(machine))
     report: dict[str, Any] = {
         "machine": machine,
         "search": _search(console, model, threads),

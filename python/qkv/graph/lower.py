@@ -56,7 +56,8 @@ class Buffers:
         return self[x], start, x.width
 
     def free_after(self, index: int, node: Tensor) -> None:
-        for x in {base(i) for i in node.inputs}:
+        # a dict keeps them in order: the same graph gives the same program
+        for x in dict.fromkeys(base(i) for i in node.inputs):
             if self._last_use[x] == index:
                 self._free[x.width, x.rows, x.dtype].append(self._number[x])
 

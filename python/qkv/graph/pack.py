@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,17 +20,30 @@ def as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 class Packer:
-    """Packs each weight once; steps that use the same one share it (tied embeddings)."""
+    """Packs each weight once; steps that use the same one share it (tied embeddings).
 
-    def __init__(self, dtype: str, threads: int) -> None:
-        """`dtype`: of packed matrices, "float32", "bfloat16", "int8" or "int4". The output layer and token tables are
-        int8 where the others are int4: they lose most by it, and are read a row at a time or once a token."""
+    Attributes:
+        dtype: of packed matrices.
+        weights, vectors: what was packed and read, by names that say which tensors it was made of.
+        nbytes: bytes of all of it.
+    """
+
+    def __init__(self, dtype: str, threads: int, progress: Callable[[int], object] = lambda nbytes: None) -> None:
+        """`dtype`: of packed matrices, "float32", "bfloat16", "int8" or "int4". The output layer and token tables
+        are int8 where the others are int4: they lose most by it, and are read a row at a time or once a token.
+
+        `progress` is called with the size of each checkpoint tensor that is done."""
         self.dtype = dtype
         self._wide = "int8" if dtype == "int4" else dtype
         self._small = "bfloat16" if dtype in ("int8", "int4") else dtype
         self.threads = threads
-        self.nbytes = 0
-        self._done: dict[tuple[object, ...], _ext.Weight] = {}
+        self._progress = progress
+        self.weights: dict[str, _ext.Weight] = {}
+        self.vectors: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(w.nbytes for w in self.weights.values()) + sum(v.nbytes for v in self.vectors.values())
 
     def activations(self, op: Linear) -> DType:
         """The type of input that the layer's kernel reads."""
@@ -36,22 +51,10 @@ class Packer:
 
     def matrix(self, op: Linear) -> _ext.Weight:
         """Layers with the same input as one weight: side by side, or gate and up halves."""
-        key = parts, gated = op.parts, op.gated
-        if key not in self._done:
-            out = sum(part.out_features for part in parts)
-            width = parts[0].weight.shape[0 if parts[0].transposed else 1]
-            weight = _ext.Weight(out, width, self._dtype_of(op), "gated" if gated else "panels")
-            at = 0
-            for half, part in enumerate(parts):
-                place = (0, half) if gated else (at, 0)
-                values = part.weight.read()
-                weight.fill(values.T if part.transposed else values, *place, self.threads)
-                part.weight.release()
-                if part.bias:
-                    weight.fill_bias(part.bias.read(), *place)
-                at += part.out_features
-            self._keep(key, weight)
-        return self._done[key]
+        name = _matrix_name(op.parts, op.gated)
+        if name not in self.weights:
+            self.weights[name] = self._matrix(name, op)
+        return self.weights[name]
 
     def small_table(self, rows: Param) -> _ext.Weight:
         """Positions or token types. They are in every token's embedding, often with large values in a few features, and
@@ -60,30 +63,72 @@ class Packer:
 
     def table(self, rows: Param, dtype: str | None = None) -> _ext.Weight:
         """Rows to look up; those of a matrix already packed alone are looked up there."""
-        tied = (Matrix(rows, None),), False
-        key = tied if tied in self._done else (rows,)
-        if key not in self._done:
-            count, width = rows.shape
-            weight = _ext.Weight(count, width, dtype or self._wide, "rows")
-            weight.fill(rows.read(), 0, 0, self.threads)
-            rows.release()
-            self._keep(key, weight)
-        return self._done[key]
+        tied = _matrix_name((Matrix(rows, None),), False)
+        name = tied if tied in self.weights else f"rows({rows.name})"
+        if name not in self.weights:
+            self.weights[name] = self._table(name, rows, dtype or self._wide)
+        return self.weights[name]
 
     def vector(self, values: Param) -> list[float]:
         """A norm's weight or bias."""
-        self.nbytes += 4 * values.shape[0]
-        return [float(x) for x in as_float32(values.read())]
+        return [float(x) for x in self._values(values)]
+
+    def _values(self, param: Param) -> NDArray[np.float32]:
+        """Of a small tensor, of one dimension."""
+        if param.name not in self.vectors:
+            self.vectors[param.name] = self._vector(param)
+        return self.vectors[param.name]
+
+    def _matrix(self, name: str, op: Linear) -> _ext.Weight:
+        weight = _ext.Weight(*self._matrix_shape(op))
+        at = 0
+        for half, part in enumerate(op.parts):
+            place = (0, half) if op.gated else (at, 0)
+            values = part.weight.read()
+            weight.fill(values.T if part.transposed else values, *place, self.threads)
+            self._done(part.weight)
+            if part.bias:
+                weight.fill_bias(part.bias.read(), *place)
+                self._done(part.bias)
+            at += part.out_features
+        return weight
+
+    def _table(self, name: str, rows: Param, dtype: str) -> _ext.Weight:
+        count, width = rows.shape
+        weight = _ext.Weight(count, width, dtype, "rows")
+        weight.fill(rows.read(), 0, 0, self.threads)
+        self._done(rows)
+        return weight
+
+    def _vector(self, values: Param) -> NDArray[np.float32]:
+        found = as_float32(values.read()).reshape(-1)
+        self._done(values)
+        return found
+
+    def _matrix_shape(self, op: Linear) -> tuple[int, int, str, str]:
+        out = sum(part.out_features for part in op.parts)
+        return out, op.parts[0].in_features, self._dtype_of(op), "gated" if op.gated else "panels"
 
     def relative_bias(self, bias: RelativeBias) -> NDArray[np.float32]:
         """[heads, distances]"""
-        rows = as_float32(bias.weight.read())[list(bias.buckets)]
-        self.nbytes += rows.nbytes
+        rows = self._values(bias.weight).reshape(bias.weight.shape)[list(bias.buckets)]
         return np.ascontiguousarray(rows.T)
 
     def _dtype_of(self, op: Linear) -> str:
         return self._wide if op.logits else self.dtype
 
-    def _keep(self, key: tuple[object, ...], weight: _ext.Weight) -> None:
-        self._done[key] = weight
-        self.nbytes += weight.nbytes
+    def _done(self, param: Param) -> None:
+        size = param.read().nbytes
+        param.release()
+        self._progress(size)
+
+
+def _matrix_name(parts: tuple[Matrix, ...], gated: bool) -> str:
+    """E.g. linear(a.weight.T, a.bias) or gated(gate.weight, up.weight)."""
+    names = [
+        name
+        for part in parts
+        for name in (part.weight.name + ".T" * part.transposed, part.bias.name if part.bias else "")
+        if name
+    ]
+    return f"{'gated' if gated else 'linear'}({', '.join(names)})"

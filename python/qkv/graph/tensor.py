@@ -25,6 +25,10 @@ class Matrix:
     def out_features(self) -> int:
         return self.weight.shape[1 if self.transposed else 0]
 
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[0 if self.transposed else 1]
+
 
 @dataclass(frozen=True)
 class Embed:
