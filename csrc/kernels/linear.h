@@ -13,10 +13,10 @@ namespace {
 
 constexpr int64_t kPanel = kPanelVectors * kLanes;
 
-// A panel is gone through in chunks of about so many bytes: all tiles use one before the next. A chunk comes from
-// memory once and stays in the L2 cache, and meanwhile the tiles ask for what lies behind it, which for the last chunk
-// is the next panel.
-constexpr int64_t kChunkBytes = 64 << 10;
+// A panel is gone through in chunks of about so many bytes: all tiles use one before the next. A chunk comes from memory
+// once and stays in the L2 cache, and meanwhile the tiles ask for what lies behind it, which for the last chunk is the
+// next panel. One that has to be unpacked, to twice its size, stays in L1 then.
+constexpr int64_t kChunkBytes = 128 << 10, kPackedChunkBytes = 16 << 10;
 
 // One row of one panel, of which `columns` are wanted: sums -> y.
 template <class Format, class Activation>
@@ -100,7 +100,9 @@ void linear(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
   constexpr int64_t kStepBytes = kPanel * Format::kColumnBytes;
   const int64_t groups = (args.k + Format::kGroup - 1) / Format::kGroup;
   const int64_t k = Format::kQuantised ? groups * Format::kGroup : args.k;
-  const int64_t chunks = (groups * kStepBytes + kChunkBytes - 1) / kChunkBytes, each = (groups + chunks - 1) / chunks;
+  const bool unpacks = rows > Unpacked<Format>::kFromRows;
+  const int64_t size = unpacks ? kPackedChunkBytes : kChunkBytes;
+  const int64_t chunks = (groups * kStepBytes + size - 1) / size, each = (groups + chunks - 1) / chunks;
   const char* w = (const char*)args.w + panel * groups * kStepBytes;
 
   alignas(kAlignment) typename Format::Sum::Lane sums[kBlockRows * kPanel];
@@ -113,15 +115,13 @@ void linear(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
                    .last = from + count == groups,
                    .next = w + count * kStepBytes,
                    .bytes = each * kStepBytes};
-    if constexpr (Unpacked<Format>::kPays) {
-      if (rows > Unpacked<Format>::kFromRows) {
-        Unpacked<Format>::unpack((const typename Format::B*)w, count, kPanel, args.scratch);
-        chunk.w = args.scratch;
-        multiply_chunk<typename Unpacked<Format>::As>(args, row, rows, panel, chunk, sums);
-        continue;
-      }
+    if (unpacks) {
+      Unpacked<Format>::unpack((const typename Format::B*)w, count, kPanel, args.scratch);
+      chunk.w = args.scratch;
+      multiply_chunk<typename Unpacked<Format>::As>(args, row, rows, panel, chunk, sums);
+    } else {
+      multiply_chunk<Format>(args, row, rows, panel, chunk, sums);
     }
-    multiply_chunk<Format>(args, row, rows, panel, chunk, sums);
   }
 }
 

@@ -10,14 +10,15 @@ namespace {
 // Formats whose values are read as they lie.
 template <class Format>
 struct Unpacked {
-  static constexpr bool kPays = false;
+  using As = Format;
+  static constexpr int64_t kFromRows = INT64_MAX;
+  static void unpack(const typename Format::B*, int64_t, int64_t, void*) {}
 };
 
 template <>
 struct Unpacked<WidenedBf16Format> {
   using As = Float32Format;
-  static constexpr bool kPays = true;
-  static constexpr int64_t kFromRows = 3 * kTileRows;  // with more it pays
+  static constexpr int64_t kFromRows = 7 * kTileRows;  // with more it pays
 
   static void unpack(const uint16_t* pairs, int64_t groups, int64_t columns, void* scratch) {
     auto* to = (float*)scratch;
@@ -32,7 +33,6 @@ struct Unpacked<WidenedBf16Format> {
 template <>
 struct Unpacked<Int4Format> {
   using As = Int8Format;
-  static constexpr bool kPays = true;
   static constexpr int64_t kFromRows = kTileRows;
 
   static void unpack(const uint8_t* group, int64_t groups, int64_t columns, void* scratch) {
