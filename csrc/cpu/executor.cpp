@@ -35,7 +35,7 @@ Work Run::operator()(const EmbedStep& step) {
   constexpr int64_t kTokens = 16;
   const int64_t n = width(step.out), tokens = batch_.tokens();
   const double values = static_cast<double>(tokens * n);
-  parallel_for((tokens + kTokens - 1) / kTokens, threads_for(values, threads_), [&](int64_t task, int) {
+  parallel_for((tokens + kTokens - 1) / kTokens, threads_for(30 * values, threads_), [&](int64_t task, int) {
     for (int64_t token = task * kTokens; token < std::min(tokens, (task + 1) * kTokens); ++token) {
       const auto i = static_cast<size_t>(token);
       float* row = at(step.out) + token * n;
@@ -83,11 +83,11 @@ Work Run::operator()(const NormStep& step) {
 
 // A row at a time, by way of the thread's scratch memory: it is converted while it is in L1.
 void Run::norm_and_convert(NormArgs args, int64_t rows, const Activations& to) {
-  constexpr int64_t kRows = 8;
+  constexpr int64_t kRows = 4;
   for (Memory& memory : workspace_.threads) memory.reserve(static_cast<size_t>(args.n) * sizeof(float));
   args.y_stride = 0;
   const double values = static_cast<double>(rows * args.n);
-  parallel_for((rows + kRows - 1) / kRows, threads_for(4 * values, threads_), [&](int64_t task, int thread) {
+  parallel_for((rows + kRows - 1) / kRows, threads_for(28 * values, threads_), [&](int64_t task, int thread) {
     NormArgs own = args;
     own.y = workspace_.threads[static_cast<size_t>(thread)].floats();
     for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
@@ -122,7 +122,7 @@ Work Run::operator()(const GatherStep& step) {
 Work Run::operator()(const PoolStep& step) {
   const int64_t n = width(step.x);
   const double values = static_cast<double>(batch_.tokens() * n);
-  parallel_for(batch_.sequences(), threads_for(values, threads_), [&](int64_t s, int) {
+  parallel_for(batch_.sequences(), threads_for(10 * values, threads_), [&](int64_t s, int) {
     const float* x = at(step.x) + begin(s) * n;
     const int64_t tokens = length(s);
     float* y = at(step.out) + s * n;

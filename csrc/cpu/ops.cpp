@@ -18,7 +18,7 @@ int64_t rows_of_task(int64_t n) { return std::max<int64_t>(1, kTaskValues / std:
 double values(int64_t rows, int64_t n) { return static_cast<double>(rows) * static_cast<double>(n); }
 
 // Work per value for threads_for, whose unit is about 0.01 ns of one core: rough figures of AVX-512 kernels.
-constexpr double kMapWork = 20, kSoftmaxWork = 40, kNormWork = 16, kRopeWork = 16;
+constexpr double kMapWork = 20, kSoftmaxWork = 40, kNormWork = 16, kRopeWork = 16, kConvertWork = 12;
 
 constexpr std::array kFunctionNames = {"identity", "relu", "gelu", "gelu_tanh", "silu",
                                        "sigmoid",  "tanh", "erf",  "exp"};
@@ -93,8 +93,8 @@ void Activations::put(const Kernels& kernels, const float* x, int64_t row) const
 }
 
 void convert(const Kernels& kernels, const float* x, int64_t rows, const Activations& to, int threads) {
-  constexpr int64_t kRows = 8;
-  parallel_for(blocks_of(rows, kRows), threads_for(static_cast<double>(rows * to.n()), threads),
+  constexpr int64_t kRows = 4;
+  parallel_for(blocks_of(rows, kRows), threads_for(kConvertWork * values(rows, to.n()), threads),
                [&](int64_t task, int) {
                  for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r)
                    to.put(kernels, x + r * to.n(), r);

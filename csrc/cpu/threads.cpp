@@ -162,6 +162,8 @@ void run_with_team(int threads, void (*body)(const void*), const void* context) 
   if (error) std::rethrow_exception(error);
 }
 
+int threads_for(double work, int threads) { return work < (my_team ? 2e5 : 1e6) ? 1 : threads; }
+
 void run_tasks(int64_t tasks, int threads, void (*body)(const void*, int64_t, int), const void* context) {
   threads = static_cast<int>(std::min<int64_t>(threads, tasks));
   if (threads > 1 && my_team) return my_team->run({tasks, body, context});

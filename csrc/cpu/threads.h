@@ -16,8 +16,9 @@ void run_with_team(int threads, void (*body)(const void* context), const void* c
 void run_tasks(int64_t tasks, int threads, void (*body)(const void* context, int64_t task, int thread),
                const void* context);
 
-// Waking a thread and waiting for it costs some microseconds: less work than about ten of them stays on one thread.
-inline int threads_for(double operations, int threads) { return operations < 1e6 ? 1 : threads; }
+// How many threads are worth it for `work` of about 0.01 ns each: waking the others and waiting for them costs some
+// microseconds, in a team that is awake less than one.
+int threads_for(double work, int threads);
 
 template <class Body>
 void with_team(int threads, const Body& body) {

@@ -9,7 +9,7 @@ namespace qkv {
 
 constexpr int kTileRows = 6;                   // rows of a register tile
 constexpr int kBlockRows = 24 * kTileRows;     // rows of one call of a linear kernel, at most
-constexpr int64_t kUnpackedBytes = 36 << 10;  // a chunk of 16 KiB, and a step more, unpacked to twice its size
+constexpr int64_t kUnpackedBytes = 36 << 10;   // a chunk of 16 KiB, and a step more, unpacked to twice its size
 constexpr int kPageTokens = 64;                // positions of a KV page
 constexpr int kBlockTokens = 4 * kPageTokens;  // attention walks keys in blocks of this many
 constexpr int kAlignment = 64;                 // bytes: a cache line, an AVX-512 vector

@@ -13,9 +13,9 @@ namespace {
 
 constexpr int64_t kPanel = kPanelVectors * kLanes;
 
-// A panel is gone through in chunks of about so many bytes: all tiles use one before the next. A chunk comes from memory
-// once and stays in the L2 cache, and meanwhile the tiles ask for what lies behind it, which for the last chunk is the
-// next panel. One that has to be unpacked, to twice its size, stays in L1 then.
+// A panel is gone through in chunks of about so many bytes: all tiles use one before the next. A chunk comes from
+// memory once and stays in the L2 cache, and meanwhile the tiles ask for what lies behind it, which for the last chunk
+// is the next panel. One that has to be unpacked, to twice its size, stays in L1 then.
 constexpr int64_t kChunkBytes = 128 << 10, kPackedChunkBytes = 16 << 10;
 
 // One row of one panel, of which `columns` are wanted: sums -> y.

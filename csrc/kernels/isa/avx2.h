@@ -30,12 +30,15 @@ struct F32 {
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, first_lanes(n), v); }
 
-  void store_int8(uint8_t* p, int64_t n) const {
+  __m128i to_int8() const {  // in the low half
     const __m256i i32 = _mm256_cvtps_epi32(v);
     const __m128i i16 = _mm_packs_epi32(_mm256_castsi256_si128(i32), _mm256_extracti128_si256(i32, 1));
-    uint8_t bytes[16];
-    _mm_storeu_si128((__m128i*)bytes, _mm_packs_epi16(i16, i16));
-    __builtin_memcpy(p, bytes, (size_t)n);
+    return _mm_packs_epi16(i16, i16);
+  }
+  void store_int8(uint8_t* p) const { _mm_storel_epi64((__m128i*)p, to_int8()); }
+  void store_int8(uint8_t* p, int64_t n) const {
+    const __m128i bytes = to_int8();
+    __builtin_memcpy(p, &bytes, (size_t)n);
   }
 
   static F32 low_bf16(const uint16_t* pairs) {

@@ -37,10 +37,11 @@ struct F32 {
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 
-  void store_int8(uint8_t* p, int64_t n) const {
-    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(kActivationOffset));
-    _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(n), biased);
+  __m128i to_int8() const {
+    return _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(kActivationOffset)));
   }
+  void store_int8(uint8_t* p) const { _mm_storeu_si128((__m128i*)p, to_int8()); }
+  void store_int8(uint8_t* p, int64_t n) const { _mm_mask_storeu_epi8(p, first_lanes(n), to_int8()); }
 
   static F32 low_bf16(const uint16_t* pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};

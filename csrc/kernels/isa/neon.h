@@ -40,6 +40,7 @@ struct F32 {
     for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
   }
 
+  void store_int8(uint8_t* p) const { store_int8(p, kLanes); }
   void store_int8(uint8_t* p, int64_t n) const {
     const int16x4_t i16 = vmovn_s32(vcvtnq_s32_f32(v));
     uint8_t lanes[8];

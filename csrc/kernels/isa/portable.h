@@ -38,8 +38,12 @@ struct F32 {
   void store(float* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) p[i] = v[i];
   }
-  void store_int8(uint8_t* p, int64_t n) const {  // integral values -127 ... 127, as bytes + kActivationOffset
-    for (int64_t i = 0; i < n; ++i) p[i] = (uint8_t)(int32_t)v[i];
+  // Values up to 127 in size, rounded to nearest even, as bytes + kActivationOffset.
+  void store_int8(uint8_t* p) const { store_int8(p, kLanes); }
+  void store_int8(uint8_t* p, int64_t n) const {
+    const Vec4f magic = set(12582912.0f).v;  // see round()
+    const Vec4f whole = (v + magic) - magic;
+    for (int64_t i = 0; i < n; ++i) p[i] = (uint8_t)(int32_t)whole[i];
   }
 
   // One lane holds a bfloat16 pair: elements 2k (low half) and 2k + 1 (high half) of one weight column.
