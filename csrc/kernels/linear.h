@@ -101,7 +101,7 @@ void linear(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
   const int64_t groups = (args.k + Format::kGroup - 1) / Format::kGroup;
   const int64_t k = Format::kQuantised ? groups * Format::kGroup : args.k;
   const bool unpacks = rows > Unpacked<Format>::kFromRows;
-  const int64_t size = unpacks ? kPackedChunkBytes : kChunkBytes;
+  const int64_t size = unpacks || rows <= kTileRows ? kPackedChunkBytes : kChunkBytes;
   const int64_t chunks = (groups * kStepBytes + size - 1) / size, each = (groups + chunks - 1) / chunks;
   const char* w = (const char*)args.w + panel * groups * kStepBytes;
 
