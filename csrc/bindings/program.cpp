@@ -105,10 +105,10 @@ void register_program(py::module_& m) {
           py::arg("out"), py::arg("inverse_frequencies"))
       .def(
           "norm",
-          [](Program& p, int out, int x, std::vector<float> weight, std::vector<float> bias, float eps, bool centred) {
-            p.add(NormStep{out, x, std::move(weight), std::move(bias), eps, centred});
-          },
-          py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("centred"))
+          [](Program& p, int out, int x, std::vector<float> weight, std::vector<float> bias, float eps, bool centred,
+             int converted) { p.add(NormStep{out, x, converted, std::move(weight), std::move(bias), eps, centred}); },
+          py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("centred"),
+          py::arg("converted") = -1)
       .def(
           "convert", [](Program& p, int out, int x) { p.add(ConvertStep{out, x}); }, py::arg("out"), py::arg("x"))
       .def(

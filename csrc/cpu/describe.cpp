@@ -42,6 +42,9 @@ struct Describe {
   void operator()(const NormStep& s) {
     text << "%" << s.out << " = " << (s.centred ? "layer_norm" : "rms_norm") << "(%" << s.x << ", eps " << s.eps << ")";
     type(s.out);
+    if (s.converted < 0) return;
+    text << ", %" << s.converted;
+    type(s.converted);
   }
   void operator()(const ConvertStep& s) {
     text << "%" << s.out << " = convert(%" << s.x << ")";

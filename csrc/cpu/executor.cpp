@@ -20,15 +20,21 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
   workspace.buffers.resize(program.buffers().size());
   workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
   for (size_t i = 0; i < steps; ++i) {
-    const auto number = static_cast<size_t>(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
-    const Buffer& buffer = program.buffers()[number];
-    workspace.buffers[number].reserve(Activations::bytes(buffer.type, batch.rows(buffer.rows), buffer.width));
-    buffers_[number] = workspace.buffers[number].floats();
+    make_room(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
+    if (const auto* norm = std::get_if<NormStep>(&program.steps()[i]); norm && norm->converted >= 0)
+      make_room(norm->converted);
   }
   workspace.positions.resize(static_cast<size_t>(batch.tokens()));
   for (int64_t s = 0; s < batch.sequences(); ++s)
     for (int64_t i = 0; i < length(s); ++i)
       workspace.positions[static_cast<size_t>(begin(s) + i)] = batch.past_of(s) + i;
+}
+
+void Run::make_room(int number) {
+  const Buffer& buffer = program_.buffers()[static_cast<size_t>(number)];
+  Memory& memory = workspace_.buffers[static_cast<size_t>(number)];
+  memory.reserve(Activations::bytes(buffer.type, batch_.rows(buffer.rows), buffer.width));
+  bind(number, memory.floats());
 }
 
 Work Run::operator()(const EmbedStep& step) {
@@ -75,24 +81,29 @@ Work Run::operator()(const NormStep& step) {
                          .centred = step.centred,
                          .y = at(step.out),
                          .y_stride = n};
-  if (type(step.out) == DType::float32) norm(kernels_, args, rows(step.x), threads_);
-  else norm_and_convert(args, rows(step.x), activations(step.out));
+  const int converted = type(step.out) == DType::float32 ? step.converted : step.out;
+  if (converted < 0) norm(kernels_, args, rows(step.x), threads_);
+  else norm_and_convert(args, converted != step.out, rows(step.x), activations(converted));
   const double values = static_cast<double>(rows(step.x) * n);
   return {.flops = 8 * values, .bytes = 8 * values};
 }
 
-// A row at a time, by way of the thread's scratch memory: it is converted while it is in L1.
-void Run::norm_and_convert(NormArgs args, int64_t rows, const Activations& to) {
+// A row is converted while it is in L1. Without `keep` it is forgotten then, and goes through the thread's scratch
+// memory.
+void Run::norm_and_convert(const NormArgs& args, bool keep, int64_t rows, const Activations& to) {
   constexpr int64_t kRows = 4;
+  constexpr double kWork = 28;  // of a value, in the unit of threads_for
   for (Memory& memory : workspace_.threads) memory.reserve(static_cast<size_t>(args.n) * sizeof(float));
-  args.y_stride = 0;
   const double values = static_cast<double>(rows * args.n);
-  parallel_for((rows + kRows - 1) / kRows, threads_for(28 * values, threads_), [&](int64_t task, int thread) {
+  parallel_for((rows + kRows - 1) / kRows, threads_for(kWork * values, threads_), [&](int64_t task, int thread) {
     NormArgs own = args;
-    own.y = workspace_.threads[static_cast<size_t>(thread)].floats();
+    if (!keep) {
+      own.y = workspace_.threads[static_cast<size_t>(thread)].floats();
+      own.y_stride = 0;
+    }
     for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
       kernels_.norm(own, r, 1);
-      to.put(kernels_, own.y, r);
+      to.put(kernels_, own.y + r * own.y_stride, r);
     }
   });
 }

@@ -32,7 +32,8 @@ class Run {
   int64_t begin(int64_t sequence) const { return batch_.cu_seqlens[static_cast<size_t>(sequence)]; }
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
-  void norm_and_convert(NormArgs args, int64_t rows, const Activations& to);
+  void make_room(int buffer);
+  void norm_and_convert(const NormArgs& args, bool keep, int64_t rows, const Activations& to);
 
   const Program& program_;
   const Kernels& kernels_;

@@ -95,6 +95,11 @@ struct StepCheck {
     width("norm", s.out, n);
     same_rows("norm", s.x, s.out);
     require(s.bias.empty() || s.bias.size() == s.weight.size(), "norm: bias and weight differ in size");
+    if (s.converted < 0) return;
+    type("norm", s.out, DType::float32);
+    require(at(s.converted).type != DType::float32, "norm: buffer ", s.converted, " is float32, not converted");
+    width("norm", s.converted, n);
+    same_rows("norm", s.x, s.converted);
   }
   void operator()(const ConvertStep& s) const {
     type("convert", s.x, DType::float32);

@@ -53,6 +53,7 @@ struct RotaryStep {
 
 struct NormStep {
   int out, x;                       // out: of any type
+  int converted;                    // or -1; the same rows again, as linear layers read them, when out is float32
   std::vector<float> weight, bias;  // bias may be empty
   float eps;
   bool centred;

@@ -263,20 +263,31 @@ void Weight::fill_bias(const Source& source, int64_t at, int half) {
   });
 }
 
+namespace {
+
+// y[k] += value(w[k]), w in groups that lie `step` apart; in a table of rows all of it lies in one piece, and the
+// compiler makes vectors of the loop.
+template <class From, class Value>
+void add_values(const From* w, int64_t n, int64_t group, int64_t step, float* y, Value value) {
+  if (group == step)
+    for (int64_t k = 0; k < n; ++k) y[k] += value(w[k]);
+  else
+    for (int64_t k = 0; k < n; k += group, w += step)
+      for (int64_t i = 0; i < std::min(group, n - k); ++i) y[k + i] += value(w[i]);
+}
+
+}  // namespace
+
 void Weight::add_row(int64_t row, float* y) const {
   const int64_t start = row / panel_ * panel_ * in_padded_ + row % panel_ * group_, step = panel_ * group_;
   if (dtype_ == DType::float32) {
-    const float* w = static_cast<const float*>(panels_data_) + start;
-    for (int64_t k = 0; k < in_; ++k) y[k] += w[k * step];
+    add_values(static_cast<const float*>(panels_data_) + start, in_, group_, step, y, [](float w) { return w; });
   } else if (dtype_ == DType::int8) {
-    const int8_t* w = static_cast<const int8_t*>(panels_data_) + start;
     const float scale = scales_[static_cast<size_t>(row)];
-    for (int64_t k = 0; k < in_; k += group_, w += step)
-      for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += scale * static_cast<float>(w[i]);
+    add_values(static_cast<const int8_t*>(panels_data_) + start, in_, group_, step, y,
+               [scale](int8_t w) { return scale * static_cast<float>(w); });
   } else {
-    const uint16_t* w = static_cast<const uint16_t*>(panels_data_) + start;
-    for (int64_t k = 0; k < in_; k += group_, w += step)
-      for (int64_t i = 0; i < std::min(group_, in_ - k); ++i) y[k + i] += widen_bfloat16(w[i]);
+    add_values(static_cast<const uint16_t*>(panels_data_) + start, in_, group_, step, y, widen_bfloat16);
   }
 }
 

@@ -32,11 +32,12 @@ inline void finish_row(const LinearArgs& args, Activation f, const typename Form
   F32 x_scale = F32::set(0);
   if constexpr (Format::kQuantised) x_scale = F32::set(args.x_scales[row]);
   const auto sum = [&](int64_t i) {
-    F32 value;
-    if constexpr (Format::kQuantised)
-      value = to_float(I32::load(sums + i)) * (x_scale * F32::load(args.w_scales + panel * kPanel + i));
-    else value = F32::load(sums + i);
-    return bias ? value + F32::load(bias + i) : value;
+    if constexpr (Format::kQuantised) {
+      const F32 value = to_float(I32::load(sums + i)), scale = x_scale * F32::load(args.w_scales + panel * kPanel + i);
+      return bias ? fma(value, scale, F32::load(bias + i)) : value * scale;
+    } else {
+      return bias ? F32::load(sums + i) + F32::load(bias + i) : F32::load(sums + i);
+    }
   };
   const auto out = [&](int64_t i) { return args.gated ? f(sum(i)) * sum(width + i) : f(sum(i)); };
   int64_t i = 0;
@@ -50,12 +51,12 @@ inline void finish_row(const LinearArgs& args, Activation f, const typename Form
   }
 }
 
+// What the sums of every row begin with.
 template <class Format>
-inline void begin(const LinearArgs& args, typename Format::Sum::Lane* sums, int64_t rows, int64_t panel) {
-  for (int64_t i = 0; i < rows * kPanel; i += kLanes) {
-    if constexpr (Format::kQuantised) I32::load(args.w_offsets + panel * kPanel + i % kPanel).store(sums + i);
-    else F32::set(0).store(sums + i);
-  }
+inline const typename Format::Sum::Lane* start_of(const LinearArgs& args, int64_t panel) {
+  alignas(kAlignment) static constexpr float zeros[kPanel] = {};
+  if constexpr (Format::kQuantised) return args.w_offsets + panel * kPanel;
+  else return zeros;
 }
 
 template <class Format>
@@ -87,9 +88,10 @@ inline void multiply_chunk(const LinearArgs& args, int64_t row, int64_t rows, in
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t n = next_rows(rows - r);
     auto* c = sums + (chunk.first && chunk.last ? 0 : r * kPanel);  // nothing to keep: stay in L1
-    if (chunk.first) begin<Format>(args, c, n, panel);
+    const auto* start = chunk.first ? start_of<Format>(args, panel) : c;
     const Ahead ahead = {chunk.next + chunk.bytes * tile / tiles, chunk.bytes / tiles / steps};
-    tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride, args.x_stride, w, kStep, chunk.k, c, kPanel, ahead);
+    tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride, args.x_stride, w, kStep, chunk.k, start,
+                                     chunk.first ? 0 : kPanel, c, kPanel, ahead);
     if (chunk.last) finish<Format>(args, c, row + r, n, panel);
     r += n;
   }

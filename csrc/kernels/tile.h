@@ -1,4 +1,4 @@
-// The register tile: C += A . B for up to 6 rows of A and up to kPanelVectors vectors of columns of B. Linear
+// The register tile: C = start + A . B for up to 6 rows of A and up to kPanelVectors vectors of columns of B. Linear
 // layers, attention scores and attention values are all this loop. Each element of C is one chain of
 // multiply-adds in the order of k, whatever the number of rows, so a row's bits never depend on its neighbours.
 //
@@ -180,16 +180,18 @@ struct Ahead {
   int64_t step;
 };
 
+// `start` [Rows][start_stride] is what the sums begin with (one row for all when the stride is 0; may be c).
 // c: [Rows][c_stride], b_stride: elements of B from one group of k to the next.
 template <class Format, int Rows, int Vectors>
 inline void tile(const typename Format::A* a, int64_t a_stride, const typename Format::B* b, int64_t b_stride,
-                 int64_t k, typename Format::Sum::Lane* c, int64_t c_stride, Ahead ahead = {nullptr, 0}) {
+                 int64_t k, const typename Format::Sum::Lane* start, int64_t start_stride,
+                 typename Format::Sum::Lane* c, int64_t c_stride, Ahead ahead) {
   using Sum = typename Format::Sum;
   Sum acc[Rows][Vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) acc[r][v] = Sum::load(c + r * c_stride + v * kLanes);
+    for (int v = 0; v < Vectors; ++v) acc[r][v] = Sum::load(start + r * start_stride + v * kLanes);
 
   for (int64_t g = 0; g < k / Format::kGroup; ++g) {
     for (int64_t line = 0; line < ahead.step; line += kAlignment) __builtin_prefetch(ahead.at + line, 0, 2);
@@ -210,15 +212,15 @@ inline void tile(const typename Format::A* a, int64_t a_stride, const typename F
 // The same with row and vector counts known at run time.
 template <class Format, int Vectors>
 inline void tile_rows(int64_t rows, const typename Format::A* a, int64_t a_stride, const typename Format::B* b,
-                      int64_t b_stride, int64_t k, typename Format::Sum::Lane* c, int64_t c_stride,
-                      Ahead ahead = {nullptr, 0}) {
+                      int64_t b_stride, int64_t k, const typename Format::Sum::Lane* start, int64_t start_stride,
+                      typename Format::Sum::Lane* c, int64_t c_stride, Ahead ahead) {
   switch (rows) {
-    case 1: return tile<Format, 1, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
-    case 2: return tile<Format, 2, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
-    case 3: return tile<Format, 3, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
-    case 4: return tile<Format, 4, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
-    case 5: return tile<Format, 5, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
-    case 6: return tile<Format, 6, Vectors>(a, a_stride, b, b_stride, k, c, c_stride, ahead);
+    case 1: return tile<Format, 1, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
+    case 2: return tile<Format, 2, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
+    case 3: return tile<Format, 3, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
+    case 4: return tile<Format, 4, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
+    case 5: return tile<Format, 5, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
+    case 6: return tile<Format, 6, Vectors>(a, a_stride, b, b_stride, k, start, start_stride, c, c_stride, ahead);
   }
 }
 

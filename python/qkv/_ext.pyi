@@ -157,8 +157,17 @@ class Program:
     ) -> None: ...
     def rotary(self, out: int, inverse_frequencies: Sequence[float]) -> None: ...
     def norm(
-        self, out: int, x: int, weight: Sequence[float], bias: Sequence[float], eps: float, centred: bool
-    ) -> None: ...
+        self,
+        out: int,
+        x: int,
+        weight: Sequence[float],
+        bias: Sequence[float],
+        eps: float,
+        centred: bool,
+        converted: int = -1,
+    ) -> None:
+        """`converted`: a buffer for the same rows as linear steps read them."""
+
     def convert(self, out: int, x: int) -> None:
         """float32 rows to the type of `out`."""
 

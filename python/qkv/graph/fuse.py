@@ -9,7 +9,7 @@ absorbed has no users left and is dropped.
 and, once the types of the weights are known,
 
     linear(x)                     -> linear(convert(x)), once for all linear layers that read x
-    convert(norm(x))              -> norm with a converted result
+    convert(norm(x))              -> norm with a converted result, if nobody reads the other; else it writes both
 """
 
 from __future__ import annotations

@@ -40,6 +40,12 @@ class Buffers:
         self._program = program
         self._free: dict[tuple[int, str, str], list[int]] = {}
         self._number: dict[Tensor, int] = {}
+        # norm -> what it is converted to; the norm writes both
+        self.converted = {
+            node.inputs[0]: node
+            for node in nodes
+            if isinstance(node.op, ops.Convert) and isinstance(node.inputs[0].op, ops.Norm)
+        }
         self._last_use = {base(x): i for i, node in enumerate(nodes) for x in node.inputs}
 
     def __getitem__(self, x: Tensor) -> int:
@@ -113,13 +119,15 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             program.rotary(buffers.make(node), op.inverse_frequencies)
         case ops.Norm() as op:
             weight, bias = packer.vector(op.weight), packer.vector(op.bias) if op.bias else []
-            program.norm(buffers.make(node), buffers[inputs[0]], weight, bias, op.eps, op.centred)
+            also = buffers.make(buffers.converted[node]) if node in buffers.converted else -1
+            program.norm(buffers.make(node), buffers[inputs[0]], weight, bias, op.eps, op.centred, also)
         case ops.Linear() as op:
             residual = buffers[inputs[1]] if len(inputs) == 2 else -1
             weight_ = packer.matrix(op)
             program.linear(buffers.make(node), buffers[inputs[0]], weight_, op.activation, residual)
         case ops.Convert():
-            program.convert(buffers.make(node), buffers[inputs[0]])
+            if inputs[0] not in buffers.converted:
+                program.convert(buffers.make(node), buffers[inputs[0]])
         case ops.Attention() as op:
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1
