@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -106,3 +108,16 @@ def test_shapes_that_differ(w) -> None:
     narrow = case.g.split(case.x, 2)[0]
     with pytest.raises(ValueError, match="differ"):
         case.x + narrow
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_norms_convert(dtype: str, tiny) -> None:
+    """A norm whose rows are also a residual writes both; one that only a linear layer reads writes the converted."""
+    post = str(qkv.load(tiny("bert"), dtype=dtype).program).splitlines()
+    norms = [line for line in post if "layer_norm(" in line]
+    assert all(re.search(r"\), %\d+ as int8$", line) for line in norms[:-1])
+    assert "int8" not in norms[-1]
+    assert sum("convert(" in line for line in post) == 2 * 2  # of each layer: attention's and the activation's
+    pre = str(qkv.load(tiny("llama"), dtype=dtype).program).splitlines()
+    norms = [line for line in pre if "rms_norm(" in line]
+    assert all(line.endswith(") as int8") for line in norms[:-1])
