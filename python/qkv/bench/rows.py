@@ -14,7 +14,7 @@ from qkv import ops
 from qkv.bench.timing import Case, Job, Machine, timer
 
 try:  # SciPy is not needed for anything else
-    from scipy.special import erf  # type: ignore[import-untyped]
+    from scipy.special import erf
 except ImportError:
     erf = None
 
