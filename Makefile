@@ -15,7 +15,8 @@ test: .venv/test
 
 # The kernels on 64-bit Arm: cross-compiled, and run by an emulator of a core that has every extension. Wants Debian's
 # packages g++-aarch64-linux-gnu and qemu-user; the rest comes into build/arm. Left out: tests that need PyTorch, and
-# the portable kernels, which `make test` tests. (Batches on several threads take too long: emulated threads that wait.)
+# the portable kernels, which `make test` tests. (The batches of
+# the same-bits table take too long there.)
 test-arm: .venv/test build/arm/fetched build/arm/tiny
 	$(BIN)/cmake -S . -B build/arm/ext -G Ninja -DCMAKE_TOOLCHAIN_FILE=tools/arm/toolchain.cmake \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)

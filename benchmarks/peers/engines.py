@@ -9,6 +9,7 @@ encoders and [length] for decoders; hidden states are [rows, length, hidden_size
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ BATCH_SIZE = 32
 MAX_TOKENS = 256  # of a sentence, as all-MiniLM-L6-v2 was trained
 
 
-class Sentences:
+class Sentences(ABC):
+    @abstractmethod
     def embed(self, texts: list[str]) -> Array:
-        raise NotImplementedError
+        """[n, hidden_size]"""
 
     def embed_each(self, texts: list[str]) -> list[Array]:
         """As a server does that gets one at a time."""
@@ -36,8 +38,9 @@ class Padded(Sentences):
     def __init__(self, tokenizer: Path) -> None:
         self.tokenizer_file = tokenizer
 
+    @abstractmethod
     def hidden_states(self, ids: Array, mask: Array) -> Array:
-        raise NotImplementedError
+        """[rows, length, hidden_size]"""
 
     def embed(self, texts: list[str]) -> Array:
         """[n, hidden_size], of length 1."""

@@ -18,7 +18,7 @@ constexpr int64_t kPanel = kPanelVectors * kLanes;
 // is the next panel. One that has to be unpacked, to twice its size, stays in L1 then.
 constexpr int64_t kChunkBytes = 128 << 10, kPackedChunkBytes = 16 << 10;
 
-// One row of one panel, of which `columns` are wanted: sums -> y.
+// One row of one panel: sums -> y, as many columns as it has.
 template <class Format, class Activation>
 inline void finish_row(const LinearArgs& args, Activation f, const typename Format::Sum::Lane* sums, int64_t row,
                        int64_t panel) {
