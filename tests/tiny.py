@@ -50,6 +50,8 @@ LLAMA = {
     "num_key_value_heads": 2, "max_position_embeddings": 400, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
+MIXTRAL = LLAMA | {"intermediate_size": 44, "num_local_experts": 5, "num_experts_per_tok": 2}
+
 CASES = {
     "bert": Case("BertModel", "BertConfig", BERT),
     "bert-relu": Case("BertModel", "BertConfig", BERT | {"hidden_act": "relu", "num_attention_heads": 1}),
@@ -72,6 +74,16 @@ CASES = {
     "llama-theta": Case(
         "LlamaForCausalLM", "LlamaConfig",
         LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+    ),
+    "mixtral": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL),
+    "mixtral-window": Case(
+        "MixtralForCausalLM", "MixtralConfig",
+        MIXTRAL | {"sliding_window": 30, "num_local_experts": 8, "num_experts_per_tok": 3},
+    ),
+    "mixtral-all": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL | {"num_experts_per_tok": 5}),
+    "mixtral-top-1": Case(
+        "MixtralForCausalLM", "MixtralConfig",
+        MIXTRAL | {"num_experts_per_tok": 1, "tie_word_embeddings": True, "hidden_act": "gelu"},
     ),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ namespace qkv {
 namespace {
 
 using ViewTuple = std::tuple<int, int64_t, int64_t>;
+using Weights = std::vector<std::shared_ptr<Weight>>;
 
 View view_of(const ViewTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
@@ -117,6 +118,21 @@ void register_program(py::module_& m) {
             p.add(LinearStep{out, x, residual, std::move(weight), function_of(activation)});
           },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
+      .def(
+          "experts",
+          [](Program& p, int out, int x, int router, const Weights& gate_up, const Weights& down,
+             const std::string& activation, int64_t top_k, int residual) {
+            p.add(ExpertsStep{out,
+                              x,
+                              router,
+                              residual,
+                              {gate_up.begin(), gate_up.end()},
+                              {down.begin(), down.end()},
+                              top_k,
+                              function_of(activation)});
+          },
+          py::arg("out"), py::arg("x"), py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("activation"),
+          py::arg("top_k"), py::arg("residual"))
       .def(
           "attention",
           [](Program& p, int out, const ViewTuple& q, const ViewTuple& k, const ViewTuple& v, int rotary, int64_t layer,

@@ -58,6 +58,15 @@ struct Describe {
     text << ")";
     if (s.residual >= 0) text << " + %" << s.residual;
   }
+  void operator()(const ExpertsStep& s) {
+    text << "%" << s.out << " = experts(%" << s.x << ", " << s.top_k << " of " << s.gate_up.size() << " by %"
+         << s.router << ", ";
+    weight(*s.gate_up.front());
+    text << ", " << name_of(s.activation) << ", gated, ";
+    weight(*s.down.front());
+    text << ")";
+    if (s.residual >= 0) text << " + %" << s.residual;
+  }
   void operator()(const AttentionStep& s) {
     text << "%" << s.out << " = attention(q ";
     view(s.q);
@@ -87,7 +96,8 @@ struct Describe {
 }  // namespace
 
 const char* kind_of(const Step& step) {
-  static constexpr std::array kinds = {"embed", "rotary", "norm", "convert", "linear", "attention", "gather", "pool"};
+  static constexpr std::array kinds = {"embed",   "rotary",    "norm",   "convert", "linear",
+                                       "experts", "attention", "gather", "pool"};
   static_assert(kinds.size() == std::variant_size_v<Step>);
   return kinds[step.index()];
 }

@@ -19,6 +19,7 @@ class Run {
   Work operator()(const NormStep& step);
   Work operator()(const ConvertStep& step);
   Work operator()(const LinearStep& step);
+  Work operator()(const ExpertsStep& step);
   Work operator()(const AttentionStep& step);
   Work operator()(const GatherStep& step);
   Work operator()(const PoolStep& step);
@@ -33,6 +34,7 @@ class Run {
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
   void make_room(int buffer);
+  Work run_expert(const ExpertsStep& step, int64_t expert, std::span<const Share> shares);
   void norm_and_convert(const NormArgs& args, bool keep, int64_t rows, const Activations& to);
 
   const Program& program_;

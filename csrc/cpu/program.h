@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "experts.h"
 #include "kv_cache.h"
 #include "memory.h"
 #include "profile.h"
@@ -71,6 +72,15 @@ struct LinearStep {
   Function activation;
 };
 
+// y = residual + the sum over the top_k likeliest experts of a token: weight * down(f(gate x) * up x). The experts'
+// probabilities are a softmax of the router's logits; those of the chosen ones are scaled to a sum of 1.
+struct ExpertsStep {
+  int out, x, router, residual;          // router: logits [rows, experts]; residual: a buffer or -1
+  std::vector<WeightPtr> gate_up, down;  // [experts]; gate and up as one gated weight
+  int64_t top_k;
+  Function activation;
+};
+
 struct AttentionStep {
   int out;
   View q, k, v;
@@ -90,8 +100,8 @@ struct PoolStep {
   Pooling pooling;
 };
 
-using Step =
-    std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, AttentionStep, GatherStep, PoolStep>;
+using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, ExpertsStep, AttentionStep,
+                          GatherStep, PoolStep>;
 
 const char* kind_of(const Step& step);
 
@@ -117,6 +127,7 @@ struct Workspace {
   std::vector<Memory> threads;     // scratch of each thread
   std::vector<int64_t> positions;  // [tokens], absolute
   AttentionWorkspace attention;
+  ExpertsWorkspace experts;
 };
 
 class Program {

@@ -171,7 +171,8 @@ struct Kernels {
   void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);
   void (*softmax)(const float* x, float* y, int64_t rows, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
-  void (*add)(const float* x, float* y, int64_t n);  // y += x
+  void (*add)(const float* x, float* y, int64_t n);                       // y += x
+  void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x
 
   // Ceilings of one core; see peak.h. Rounds of multiply-adds, and what they count as operations.
   double (*peak_float32)(int64_t rounds);

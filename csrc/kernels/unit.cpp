@@ -43,6 +43,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .softmax = softmax,
     .map = apply,
     .add = add,
+    .add_scaled = add_scaled,
     .peak_float32 = peak<Float32Format>,
     .peak_bfloat16 = peak<PeakOfBf16<kDotBf16>::Format>,
     .peak_int8 = peak<Int8Format>,

@@ -172,6 +172,19 @@ class Program:
         """float32 rows to the type of `out`."""
 
     def linear(self, out: int, x: int, weight: Weight, activation: str, residual: int) -> None: ...
+    def experts(
+        self,
+        out: int,
+        x: int,
+        router: int,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        activation: str,
+        top_k: int,
+        residual: int,
+    ) -> None:
+        """`router`: a buffer of logits, one for each expert; `gate_up`: gated weights."""
+
     def attention(
         self,
         out: int,

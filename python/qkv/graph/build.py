@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qkv.checkpoint import Weights
 from qkv.graph import tensor as ops
+from qkv.graph.experts import experts
 from qkv.graph.rope import Rope
 from qkv.graph.tensor import Matrix, RelativeBias, Tensor
 
@@ -49,11 +50,33 @@ class Graph:
         """x / sqrt(mean(x^2) + eps) * weight (Zhang, Sennrich 2019)."""
         return Tensor(ops.Norm(w.param("weight", (x.width,)), None, eps, False), (x,), x.width, x.rows)
 
-    def linear(self, x: Tensor, w: Weights, out: int, *, bias: bool, transposed: bool = False) -> Tensor:
-        """x W^T + b with W [out, in]; [in, out] in the checkpoint when `transposed`."""
+    def linear(
+        self, x: Tensor, w: Weights, out: int, *, bias: bool, transposed: bool = False, exact: bool = False
+    ) -> Tensor:
+        """x W^T + b with W [out, in]; [in, out] in the checkpoint when `transposed`. `exact`: in float32 whatever the
+        other weights are."""
         shape = (x.width, out) if transposed else (out, x.width)
         matrix = Matrix(w.param("weight", shape), w.param("bias", (out,)) if bias else None, transposed)
-        return Tensor(ops.Linear((matrix,)), (x,), out, x.rows)
+        return Tensor(ops.Linear((matrix,), exact=exact), (x,), out, x.rows)
+
+    def experts(
+        self,
+        x: Tensor,
+        router_logits: Tensor,
+        w: Weights,
+        *,
+        inner: int,
+        names: tuple[str, str, str],
+        activation: str,
+        top_k: int,
+    ) -> Tensor:
+        """Of each token the sum over its `top_k` likeliest experts of p * down(activation(gate(x)) * up(x)), with
+        p = softmax(router_logits) scaled to a sum of 1 over these experts (Mixtral, Jiang et al. 2024).
+
+        names: of an expert's gate [inner, x.width], up, and down [x.width, inner]."""
+        layers = experts(w, router_logits.width, x.width, inner, names, activation)
+        op = ops.Experts(tuple(gate_up for gate_up, _ in layers), tuple(down for _, down in layers), top_k)
+        return Tensor(op, (x, router_logits), x.width, x.rows)
 
     def split(self, x: Tensor, parts: int) -> list[Tensor]:
         """`parts` tensors of equal width, side by side in x."""

@@ -115,7 +115,7 @@ class Packer:
         return np.ascontiguousarray(rows.T)
 
     def _dtype_of(self, op: Linear) -> str:
-        return self._wide if op.logits else self.dtype
+        return "float32" if op.exact else self._wide if op.logits else self.dtype
 
     def _done(self, param: Param) -> None:
         size = param.read().nbytes
