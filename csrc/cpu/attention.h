@@ -41,6 +41,7 @@ struct AttentionSequence {
   int64_t keys;         // with those that are in the cache
   const float* rotary;  // [new_keys, rotary_dim] or null; queries take the last rows
   const int* pages;     // of the cache, if there is one
+  float* weights;       // [heads, queries, keys]: where the weights are written, too, if they are wanted; or null
 };
 
 // Memory of one run, kept for the next.

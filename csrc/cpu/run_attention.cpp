@@ -25,7 +25,8 @@ Work Run::operator()(const AttentionStep& step) {
          .new_keys = n,
          .keys = past + n,
          .rotary = step.rotary < 0 ? nullptr : at(step.rotary) + begin(s) * width(step.rotary),
-         .pages = batch_.cache ? batch_.pages[static_cast<size_t>(s)].data() : nullptr});
+         .pages = batch_.cache ? batch_.pages[static_cast<size_t>(s)].data() : nullptr,
+         .weights = nullptr});
     pairs += attended_pairs(shape, past, n, past + n);
     keys += static_cast<double>(past + n);
   }

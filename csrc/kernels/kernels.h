@@ -166,6 +166,8 @@ struct Kernels {
   // The same for up to kTileRows rows in two steps: some blocks of keys, partial_floats for each; all of them together.
   void (*attend_blocks)(const AttentionArgs&, int64_t row, int64_t rows, int64_t block, int64_t blocks, float* parts);
   void (*merge_blocks)(const AttentionArgs&, int64_t row, int64_t rows, float* parts);
+  // The softmax itself: weights of all keys, 0 for those not seen. Heads lie head_stride apart, tokens args.keys.
+  void (*attention_weights)(const AttentionArgs&, int64_t row, int64_t rows, float* weights, int64_t head_stride);
   void (*rope)(const RopeArgs&, int64_t row, int64_t rows);
   // turns (when rotary) and writes `count` positions from `first` on; args.k, v and rotary begin there
   void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);

@@ -7,6 +7,7 @@
 
 #include "activations.h"
 #include "attention.h"
+#include "attention_weights.h"
 #include "elementwise.h"
 #include "linear.h"
 #include "norm.h"
@@ -38,6 +39,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .attend = attend,
     .attend_blocks = attend_blocks,
     .merge_blocks = merge_blocks,
+    .attention_weights = attention_weights,
     .rope = rope,
     .store_keys_values = store_keys_values,
     .softmax = softmax,

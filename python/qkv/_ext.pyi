@@ -238,10 +238,12 @@ def attention(
     slopes: _Float32 | None = None,
     relative_bias: _Float32 | None = None,
     kv_type: str = "float32",
+    weights: _Float32 | None = None,
 ) -> _Float32:
     """q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim].
 
-    rotary: [keys, rotary_dim], of which queries take the last rows. The rest is as in `AttentionShape`.
+    rotary: [keys, rotary_dim], of which queries take the last rows. weights: [batch, heads, tokens, keys], to be
+    written into. The rest is as in `AttentionShape`.
     """
 
 # --- ceilings: what the machine gives, timed ----------------------------------------------------------------
