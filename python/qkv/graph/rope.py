@@ -9,12 +9,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rope:
-    """Turns pair i of a head by position * theta^(-2i/dim); `dim` of a head's values are turned."""
+    """Turns pair i of a head by position * inverse_frequencies[i]; values behind the pairs are left alone.
 
-    theta: float
-    dim: int
+    Attributes:
+        inverse_frequencies: [dim / 2] of radians for each position, where dim values of a head are turned.
+        interleaved: pairs are (2i, 2i + 1); otherwise (i, i + dim / 2).
+        scale: of cosines and sines, and so of turned queries and of turned keys.
+    """
 
-    def inverse_frequencies(self) -> tuple[float, ...]:
-        """theta^(-2i/dim), [dim / 2], in float32 as the reference implementations compute it."""
-        exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
-        return tuple((np.float32(1.0) / np.power(np.float32(self.theta), exponents)).tolist())
+    inverse_frequencies: tuple[float, ...]
+    interleaved: bool = False
+    scale: float = 1.0
+
+    @staticmethod
+    def plain(theta: float, dim: int, *, interleaved: bool = False) -> Rope:
+        """theta^(-2i/dim), in float32 as the reference implementations compute it."""
+        exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+        return Rope(tuple((np.float32(1.0) / np.power(np.float32(theta), exponents)).tolist()), interleaved)
+
+    @property
+    def dim(self) -> int:
+        return 2 * len(self.inverse_frequencies)

@@ -45,7 +45,7 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
     for index, layer in enumerate(w.layers("h", c.n_layer)):
         # weights are [in, out] here: OpenAI's Conv1D
         h = g.layer_norm(x, layer["ln_1"], eps=c.layer_norm_epsilon)
-        q, k, v = g.split(g.linear(h, layer["attn.c_attn"], 3 * c.n_embd, bias=True, transposed=True), 3)
+        q, k, v = g.linears(h, layer["attn.c_attn"], [c.n_embd] * 3, bias=True, transposed=True)
         a = g.attention(q, k, v, head_dim=c.n_embd // c.n_head, causal=True, scale=c.attention_scale(index))
         x = x + g.linear(a, layer["attn.c_proj"], c.n_embd, bias=True, transposed=True)
 

@@ -63,7 +63,7 @@ class Config(BaseConfig):
         is_number = isinstance(theta, int | float) and not isinstance(theta, bool) and theta > 0
         self.require(is_number, f"rope_theta {theta!r} is not a positive number")
         assert self.head_dim
-        return Rope(float(theta), self.head_dim)
+        return Rope.plain(float(theta), self.head_dim)
 
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
