@@ -2,7 +2,7 @@
 
 from qkv.graph.build import Graph
 from qkv.graph.lower import CacheShape, Lowered, lower
-from qkv.graph.rope import Rope
+from qkv.graph.rope import Beyond, Rope
 from qkv.graph.tensor import Constant, RelativeBias, Tensor
 
-__all__ = ["CacheShape", "Constant", "Graph", "Lowered", "RelativeBias", "Rope", "Tensor", "lower"]
+__all__ = ["Beyond", "CacheShape", "Constant", "Graph", "Lowered", "RelativeBias", "Rope", "Tensor", "lower"]

@@ -8,6 +8,19 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """What turns sequences that are planned to be longer than `length` tokens.
+
+    With `ntk_factor` f, frequency i of a sequence of n tokens is divided by (f n / length - f + 1)^(2i / (dim - 2)).
+    """
+
+    length: int
+    inverse_frequencies: tuple[float, ...]
+    scale: float = 1.0
+    ntk_factor: float | None = None
+
+
+@dataclass(frozen=True)
 class Rope:
     """Turns pair i of a head by position * inverse_frequencies[i]; values behind the pairs are left alone.
 
@@ -15,11 +28,13 @@ class Rope:
         inverse_frequencies: [dim / 2] of radians for each position, where dim values of a head are turned.
         interleaved: pairs are (2i, 2i + 1); otherwise (i, i + dim / 2).
         scale: of cosines and sines, and so of turned queries and of turned keys.
+        beyond: other frequencies for long sequences.
     """
 
     inverse_frequencies: tuple[float, ...]
     interleaved: bool = False
     scale: float = 1.0
+    beyond: Beyond | None = None
 
     @staticmethod
     def plain(theta: float, dim: int, *, interleaved: bool = False) -> Rope:

@@ -27,7 +27,7 @@ class Config(BaseConfig):
     eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
-        self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        self.require_divisible("n_embd", "n_head")
 
     @property
     def context_length(self) -> int:
