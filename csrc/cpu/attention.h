@@ -20,6 +20,7 @@ struct AttentionShape {
   std::vector<float> slopes;  // [heads] or empty: - slope |key - query| is added to scores (ALiBi, Press et al. 2022)
   std::vector<float> bias;  // [heads, 2 reach + 1] or empty: bias of distances -reach ... reach; those beyond as these
   int64_t reach = 0;
+  bool interleaved = false;  // rotary pairs are (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
 
   bool causal() const { return after == 0; }
   void check() const;  // throws Error
@@ -34,14 +35,14 @@ struct AttentionSequence {
   const float* q;  // [queries, heads, head_dim]
   float* y;        // as q
   int64_t queries;
-  int64_t past;         // position of the first query
-  const float* k;       // [new_keys, kv_heads, head_dim]
-  const float* v;       // as k
-  int64_t new_keys;     // the last of all keys
-  int64_t keys;         // with those that are in the cache
-  const float* rotary;  // [new_keys, rotary_dim] or null; queries take the last rows
-  const int* pages;     // of the cache, if there is one
-  float* weights;       // [heads, queries, keys]: where the weights are written, too, if they are wanted; or null
+  int64_t past;              // position of the first query
+  const float* k;            // [new_keys, kv_heads, head_dim]
+  const float* v;            // as k
+  int64_t new_keys;          // the last of all keys
+  int64_t keys;              // with those that are in the cache
+  const float* rotary;       // [new_keys, rotary_dim] or null; queries take the last rows
+  const int* pages;          // of the cache, if there is one
+  float* weights = nullptr;  // [heads, queries, keys]: where the weights are written, too; or null
 };
 
 // Memory of one run, kept for the next.

@@ -39,25 +39,31 @@ struct View {
 
 enum class Pooling { mean, first, last, max };
 
-// x = tokens[id] (+ positions[position + offset]) (+ types[type])
+// x = scale tokens[id] (+ positions[position + offset]) (+ types[type])
 struct EmbedStep {
   int out;
   WeightPtr tokens, positions, types;
+  float scale = 1;
   int64_t position_offset = 0;
 };
 
-// cos and sin of position * frequency, for attention to rotate queries and keys with
+// scale cos and scale sin of position * frequency, for attention to rotate queries and keys with
 struct RotaryStep {
   int out;
   std::vector<float> inverse_frequencies;
+  float scale;
 };
 
+// Of each part of a row that is as wide as the weight: whole rows, or heads.
 struct NormStep {
-  int out, x;                       // out: of any type
+  int out;  // of any type; float32 for heads
+  View x;
   int converted;                    // or -1; the same rows again, as linear layers read them, when out is float32
   std::vector<float> weight, bias;  // bias may be empty
   float eps;
   bool centred;
+
+  int64_t parts() const { return x.width / static_cast<int64_t>(weight.size()); }
 };
 
 // float32 rows as the linear layers of narrower weights read them
@@ -81,12 +87,42 @@ struct ExpertsStep {
   Function activation;
 };
 
+// y = after f(before x)
+struct MapStep {
+  int out, x;
+  Function function;
+  float before, after;
+};
+
+enum class Combination { add, multiply };
+
+// y = a + b or a * b, value by value
+struct CombineStep {
+  int out, a, b;
+  Combination kind;
+};
+
 struct AttentionStep {
   int out;
   View q, k, v;
   AttentionShape shape;
   int rotary;     // a buffer or -1
-  int64_t layer;  // of the KV cache
+  int64_t layer;  // of the batch's cache; -1: keys and values are forgotten after the run
+};
+
+// Keys and values for a decoder's cross-attention: into the batch's source cache.
+struct StoreStep {
+  View k, v;
+  AttentionShape shape;  // of the cross-attention
+  int64_t layer;
+};
+
+// Attention to what StoreStep stored.
+struct CrossAttentionStep {
+  int out;
+  View q;
+  AttentionShape shape;
+  int64_t layer;
 };
 
 // the rows whose logits are wanted
@@ -100,10 +136,11 @@ struct PoolStep {
   Pooling pooling;
 };
 
-using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, ExpertsStep, AttentionStep,
-                          GatherStep, PoolStep>;
+using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, ExpertsStep, MapStep, CombineStep,
+                          AttentionStep, StoreStep, CrossAttentionStep, GatherStep, PoolStep>;
 
 const char* kind_of(const Step& step);
+int out_of(const Step& step);  // the buffer that it writes, or -1
 
 // What one run works on: sequences laid end to end, no padding.
 struct Batch {
@@ -114,6 +151,10 @@ struct Batch {
   std::vector<int64_t> wanted;          // token rows whose logits are wanted
   KVCache* cache = nullptr;             // where keys and values go; null: they are forgotten after the run
   std::vector<std::vector<int>> pages;  // with a cache, for each sequence: enough for past + new positions
+  // An encoder's keys and values: its own run writes them, its decoder's runs read them.
+  KVCache* source = nullptr;
+  std::vector<std::vector<int>> source_pages;
+  std::vector<int64_t> source_lengths;  // [sequences]; of a decoder's run
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
@@ -136,19 +177,21 @@ class Program {
 
   int add_buffer(int64_t width, Rows rows, DType type);
   void add(Step step);                                   // checked: sizes must agree
-  void add_output(const std::string& name, int buffer);  // what the last step wrote
+  void add_output(const std::string& name, int buffer);  // what the last step wrote; under any number of names
 
   const Kernels& kernels() const { return *kernels_; }
   const std::vector<Buffer>& buffers() const { return buffers_; }
   const std::vector<Step>& steps() const { return steps_; }
   const Buffer& output(const std::string& name) const;
+  std::vector<std::string> output_names() const;
   std::string describe() const;
   Profile& profile() { return profile_; }
 
   // Throws Error when ids, positions or pages are out of range.
   void check(const Batch& batch) const;
-  // Writes the output's rows to `out`; the batch has passed check(). Safe to call from many threads at once.
-  void run(const std::string& output, const Batch& batch, float* out, int threads);
+  // Writes the rows of each output to its array; the batch has passed check(). Without outputs all steps are run, for
+  // what they store. Safe to call from many threads at once.
+  void run(const std::vector<std::string>& outputs, const std::vector<float*>& arrays, const Batch& batch, int threads);
 
  private:
   struct Output {

@@ -30,7 +30,7 @@ class Mixture:
         x, logits, y = p.buffer(hidden, "tokens"), p.buffer(experts, "tokens"), p.buffer(hidden, "tokens")
         table = _ext.Weight(len(self.x), hidden, "float32", "rows")
         table.fill(self.x, 0, 0, 1)
-        p.embed(x, table, None, 0, None)
+        p.embed(x, table, 1.0, None, 0, None)
         p.linear(logits, x, pack(self.router), "identity", -1)
         converted = x
         if (kind := _ext.activations_of(dtype)) != "float32":
@@ -55,8 +55,8 @@ class Mixture:
 
 def run(program: _ext.Program, ids: np.ndarray, threads: int = 1) -> np.ndarray:
     empty = np.empty(0, np.int64)
-    batch = _ext.Batch(ids.astype(np.int32), np.array([0, len(ids)]), np.empty(0, np.int32), empty, empty, None, [])
-    return program.run("y", batch, threads)
+    batch = _ext.Batch(ids.astype(np.int32), np.array([0, len(ids)]), np.empty(0, np.int32), empty, empty)
+    return program.run(["y"], batch, threads)[0]
 
 
 def error(y: np.ndarray, expected: np.ndarray) -> float:
