@@ -323,6 +323,7 @@ void Program::check(const Batch& batch) const {
   check_sequences(batch);
   check_caches(batch);
   for (const Step& step : steps_) std::visit(BatchCheck{batch}, step);
+  check_weights(batch);
 }
 
 }  // namespace qkv

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -142,6 +143,8 @@ using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearSt
 const char* kind_of(const Step& step);
 int out_of(const Step& step);  // the buffer that it writes, or -1
 
+using AttentionArrays = std::vector<std::vector<std::span<float>>>;
+
 // What one run works on: sequences laid end to end, no padding.
 struct Batch {
   std::vector<int32_t> token_ids;       // [tokens]
@@ -155,6 +158,9 @@ struct Batch {
   KVCache* source = nullptr;
   std::vector<std::vector<int>> source_pages;
   std::vector<int64_t> source_lengths;  // [sequences]; of a decoder's run
+  // Where weights go, for the attention steps of a program in their order, and for its cross-attention steps: an array
+  // [heads, new tokens, keys] for each sequence, or nothing. Both may be shorter than there are steps.
+  AttentionArrays weights, cross_weights;
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
@@ -199,6 +205,7 @@ class Program {
     size_t steps;
   };
   void check_step(const Step& step) const;
+  void check_weights(const Batch& batch) const;
   const Buffer& buffer(int number) const;
 
   const Kernels* kernels_;

@@ -121,8 +121,14 @@ class Batch:
         source: KVCache | None = None,
         source_pages: Sequence[Sequence[int]] = (),
         source_lengths: npt.ArrayLike = (),
+        weights: list[list[_Float32]] = ...,
+        cross_weights: list[list[_Float32]] = ...,
     ) -> None:
-        """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h."""
+        """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h.
+
+        weights: lists, of arrays [heads, tokens, keys] that attention weights are written to: an empty list or an array
+        for each sequence, for each attention step.
+        """
 
 @final
 class AttentionShape:
@@ -223,6 +229,12 @@ class Program:
     def outputs(self) -> list[str]: ...
     def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
         """One array for each output; without outputs all steps run, for what they store."""
+    @property
+    def attention_heads(self) -> list[int]:
+        """Of each attention step."""
+
+    @property
+    def cross_attention_heads(self) -> list[int]: ...
     @property
     def profiling(self) -> bool: ...
     def profile(self) -> dict[str, tuple[int, float, float, float]]:
