@@ -121,8 +121,18 @@ class Batch:
         source: KVCache | None = None,
         source_pages: Sequence[Sequence[int]] = (),
         source_lengths: npt.ArrayLike = (),
+        planned: npt.ArrayLike = (),
     ) -> None:
-        """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h."""
+        """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h.
+
+        planned: tokens that each sequence will have in the end.
+        """
+
+@final
+class LongRotary:
+    """What turns sequences that are planned to be longer than `length`, see csrc/cpu/program.h."""
+
+    def __init__(self, length: int, inverse_frequencies: Sequence[float], scale: float, ntk_factor: float) -> None: ...
 
 @final
 class AttentionShape:
@@ -166,7 +176,9 @@ class Program:
         position_offset: int,
         types: Weight | None,
     ) -> None: ...
-    def rotary(self, out: int, inverse_frequencies: Sequence[float], scale: float) -> None: ...
+    def rotary(
+        self, out: int, inverse_frequencies: Sequence[float], scale: float, beyond: LongRotary | None = None
+    ) -> None: ...
     def norm(
         self,
         out: int,

@@ -198,6 +198,7 @@ class Model:
         *,
         wanted: Literal["all", "last", "none"] = "none",
         past: Sequence[int] | None = None,
+        planned: Sequence[int] | None = None,
         cache: _ext.KVCache | None = None,
         pages: Sequence[list[int]] | None = None,
         token_type_ids: Sequence[NDArray[np.int32]] | None = None,
@@ -210,6 +211,8 @@ class Model:
                 "logits" [rows, vocab]; an array for each.
             wanted: which rows the logits are for: every token, the last of each sequence, or none.
             past: positions of each sequence that are in the cache already.
+            planned: tokens that each sequence will have in the end, needed with a cache where rotary positions depend
+                on it (dynamic NTK and LongRoPE); by default those that it has after this run.
             cache, pages: where keys and values are kept, and the pages of each sequence, enough for past and new.
             source: what the encoder read, for each sequence of a decoder.
         """
@@ -219,7 +222,14 @@ class Model:
         if token_type_ids is not None and [len(t) for t in token_type_ids] != lengths:
             raise Error("token_type_ids must be as many and as long as the token ids")
         batch = _batch(
-            sequences, wanted, past=past, cache=cache, pages=pages, token_type_ids=token_type_ids, source=source
+            sequences,
+            wanted,
+            past=past,
+            planned=planned,
+            cache=cache,
+            pages=pages,
+            token_type_ids=token_type_ids,
+            source=source,
         )
         return self.program.run(outputs, batch, self.num_threads)
 
@@ -236,6 +246,7 @@ def _batch(
     wanted: Literal["all", "last", "none"] = "none",
     *,
     past: Sequence[int] | None = None,
+    planned: Sequence[int] | None = None,
     cache: _ext.KVCache | None = None,
     pages: Sequence[list[int]] | None = None,
     token_type_ids: Sequence[NDArray[np.int32]] | None = None,
@@ -258,6 +269,7 @@ def _batch(
         source=source.cache if source else None,
         source_pages=source.pages if source else [],
         source_lengths=np.asarray(source.lengths if source else [], np.int64),
+        planned=np.asarray(planned if planned is not None else [], np.int64),
     )
 
 
