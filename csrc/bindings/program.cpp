@@ -81,12 +81,13 @@ void register_batch(py::module_& m) {
   py::class_<Batch>(m, "Batch")
       .def(py::init([](const Ints& ids, const Longs& cu_seqlens, const Ints& types, const Longs& wanted,
                        const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
-                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const py::list& weights,
-                       const py::list& cross_weights) {
+                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const Longs& planned,
+                       const py::list& weights, const py::list& cross_weights) {
              return Batch{.token_ids = vector_of(ids, "token_ids"),
                           .type_ids = vector_of(types, "type_ids"),
                           .cu_seqlens = vector_of(cu_seqlens, "cu_seqlens"),
                           .past = vector_of(past, "past"),
+                          .planned = vector_of(planned, "planned"),
                           .wanted = vector_of(wanted, "wanted"),
                           .cache = cache,
                           .pages = std::move(pages),
@@ -99,8 +100,9 @@ void register_batch(py::module_& m) {
            py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
            py::arg("cache").none(true) = py::none(), py::arg("pages") = py::list(),
            py::arg("source").none(true) = py::none(), py::arg("source_pages") = py::list(),
-           py::arg("source_lengths") = Longs(0), py::arg("weights") = py::list(), py::arg("cross_weights") = py::list(),
-           py::keep_alive<1, 7>(), py::keep_alive<1, 9>(), py::keep_alive<1, 12>(), py::keep_alive<1, 13>());
+           py::arg("source_lengths") = Longs(0), py::arg("planned") = Longs(0), py::arg("weights") = py::list(),
+           py::arg("cross_weights") = py::list(), py::keep_alive<1, 7>(), py::keep_alive<1, 9>(),
+           py::keep_alive<1, 13>(), py::keep_alive<1, 14>());
   py::class_<KVCache>(m, "KVCache")
       .def(py::init([](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type, int64_t max_bytes) {
              return std::make_unique<KVCache>(layers, kv_heads, head_dim, kv_type_of(type), max_bytes);
@@ -124,6 +126,12 @@ void register_program(py::module_& m) {
         return layers * kv_heads * page_bytes(kv_type_of(type), head_dim);
       },
       py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"));
+  py::class_<LongRotary>(m, "LongRotary")
+      .def(py::init([](int64_t length, std::vector<float> frequencies, float scale, float ntk_factor) {
+             require(length > 0 && ntk_factor >= 0, "rotary: negative length or factor");
+             return LongRotary{length, std::move(frequencies), scale, ntk_factor};
+           }),
+           py::arg("length"), py::arg("inverse_frequencies"), py::arg("scale"), py::arg("ntk_factor"));
   py::class_<Program>(m, "Program")
       .def(py::init<>())
       .def(
@@ -142,10 +150,10 @@ void register_program(py::module_& m) {
           py::arg("position_offset"), py::arg("types").none(true))
       .def(
           "rotary",
-          [](Program& p, int out, std::vector<float> frequencies, float scale) {
-            p.add(RotaryStep{out, std::move(frequencies), scale});
+          [](Program& p, int out, std::vector<float> frequencies, float scale, std::optional<LongRotary> beyond) {
+            p.add(RotaryStep{out, std::move(frequencies), scale, std::move(beyond)});
           },
-          py::arg("out"), py::arg("inverse_frequencies"), py::arg("scale"))
+          py::arg("out"), py::arg("inverse_frequencies"), py::arg("scale"), py::arg("beyond").none(true) = py::none())
       .def(
           "norm",
           [](Program& p, int out, const ViewTuple& x, std::vector<float> weight, std::vector<float> bias, float eps,

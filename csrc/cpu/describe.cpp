@@ -52,6 +52,7 @@ struct Describe {
   void operator()(const RotaryStep& s) {
     text << "%" << s.out << " = rotary(" << s.inverse_frequencies.size() << " frequencies";
     if (s.scale != 1) text << " x " << s.scale;
+    if (s.beyond) text << "; others beyond " << s.beyond->length << " tokens";
     text << ")";
   }
   void operator()(const NormStep& s) {

@@ -62,18 +62,40 @@ Work Run::operator()(const EmbedStep& step) {
   return {.bytes = values * 4 * (tables + 1)};
 }
 
+std::vector<float> LongRotary::frequencies(int64_t planned) const {
+  std::vector<float> result = inverse_frequencies;
+  if (ntk_factor == 0) return result;
+  const double factor = ntk_factor, half = static_cast<double>(result.size());
+  const double stretch = factor * static_cast<double>(planned) / static_cast<double>(length) - factor + 1;
+  for (size_t i = 0; i < result.size(); ++i)
+    result[i] = static_cast<float>(result[i] * std::pow(stretch, -static_cast<double>(i) / (half - 1)));
+  return result;
+}
+
 Work Run::operator()(const RotaryStep& step) {
   const auto half = static_cast<int64_t>(step.inverse_frequencies.size());
-  parallel_for(batch_.tokens(), threads_for(100.0 * static_cast<double>(batch_.tokens() * half), threads_),
-               [&](int64_t token, int) {
-                 const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(token)]);
-                 float* cosine = at(step.out) + token * 2 * half;
-                 for (int64_t i = 0; i < half; ++i) {
-                   const float angle = position * step.inverse_frequencies[static_cast<size_t>(i)];
-                   cosine[i] = step.scale * std::cos(angle);
-                   cosine[half + i] = step.scale * std::sin(angle);
-                 }
-               });
+  const auto turn = [&](int64_t first, int64_t tokens, const std::vector<float>& frequencies, float scale) {
+    const double values = static_cast<double>(tokens * half);
+    parallel_for(tokens, threads_for(100 * values, threads_), [&](int64_t i, int) {
+      const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(first + i)]);
+      float* cosine = at(step.out) + (first + i) * 2 * half;
+      for (int64_t j = 0; j < half; ++j) {
+        const float angle = position * frequencies[static_cast<size_t>(j)];
+        cosine[j] = scale * std::cos(angle);
+        cosine[half + j] = scale * std::sin(angle);
+      }
+    });
+  };
+  const auto is_long = [&](int64_t s) { return step.beyond && batch_.planned_of(s) > step.beyond->length; };
+  int64_t done = 0;  // tokens; neighbours that turn by the same angles are taken together
+  for (int64_t s = 0; s <= batch_.sequences(); ++s) {
+    if (s < batch_.sequences() && !is_long(s)) continue;
+    const int64_t end = s < batch_.sequences() ? begin(s) : batch_.tokens();
+    if (end > done) turn(done, end - done, step.inverse_frequencies, step.scale);
+    if (s == batch_.sequences()) break;
+    turn(end, length(s), step.beyond->frequencies(batch_.planned_of(s)), step.beyond->scale);
+    done = end + length(s);
+  }
   return {.bytes = static_cast<double>(batch_.tokens() * half) * 8};
 }
 

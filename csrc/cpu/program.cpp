@@ -94,6 +94,8 @@ struct StepCheck {
     type("rotary", s.out, DType::float32);
     width("rotary", s.out, 2 * static_cast<int64_t>(s.inverse_frequencies.size()));
     require(at(s.out).rows == Rows::tokens, "rotary: makes one row for each token");
+    require(!s.beyond || s.beyond->inverse_frequencies.size() == s.inverse_frequencies.size(),
+            "rotary: short and long sequences differ in how many frequencies they have");
   }
   // A view of float32 rows.
   void view(const char* what, const View& v) const {
@@ -232,6 +234,10 @@ void check_sequences(const Batch& b) {
           "batch: cu_seqlens must run from 0 to the number of tokens");
   require(std::is_sorted(b.cu_seqlens.begin(), b.cu_seqlens.end()), "batch: cu_seqlens must not decrease");
   require(b.past.empty() || static_cast<int64_t>(b.past.size()) == b.sequences(), "batch: one past per sequence");
+  require(b.planned.empty() || static_cast<int64_t>(b.planned.size()) == b.sequences(),
+          "batch: one planned length per sequence");
+  for (int64_t s = 0; s < b.sequences(); ++s)
+    require(b.planned_of(s) >= b.end_of(s), "batch: sequence ", s, " has ", b.end_of(s), " tokens, more than planned");
   require(b.type_ids.empty() || b.type_ids.size() == b.token_ids.size(), "batch: ", b.type_ids.size(),
           " token_type_ids for ", b.token_ids.size(), " token ids");
   for (const int64_t row : b.wanted)
@@ -251,16 +257,13 @@ void check_pages(const KVCache& cache, const std::vector<std::vector<int>>& page
 }
 
 void check_caches(const Batch& b) {
-  const auto tokens = [&](int64_t s) {
-    return b.cu_seqlens[static_cast<size_t>(s) + 1] - b.cu_seqlens[static_cast<size_t>(s)];
-  };
   for (const int64_t past : b.past) require(past >= 0 && (past == 0 || b.cache), "batch: a past needs a KV cache");
-  if (b.cache) check_pages(*b.cache, b.pages, b, [&](int64_t s) { return b.past_of(s) + tokens(s); });
+  if (b.cache) check_pages(*b.cache, b.pages, b, [&](int64_t s) { return b.end_of(s); });
   if (!b.source) return;
   require(b.source_lengths.empty() || static_cast<int64_t>(b.source_lengths.size()) == b.sequences(),
           "batch: one source length per sequence");
   check_pages(*b.source, b.source_pages, b, [&](int64_t s) {
-    return b.source_lengths.empty() ? tokens(s) : b.source_lengths[static_cast<size_t>(s)];
+    return b.source_lengths.empty() ? b.end_of(s) : b.source_lengths[static_cast<size_t>(s)];
   });
 }
 
@@ -293,11 +296,14 @@ struct BatchCheck {
     else check_ids(batch.type_ids, "token type id", s.types->out());
     if (!s.positions) return;
     const int64_t most = s.positions->out() - s.position_offset;
-    for (int64_t i = 0; i < batch.sequences(); ++i) {
-      const auto at = static_cast<size_t>(i);
-      const int64_t length = batch.past_of(i) + batch.cu_seqlens[at + 1] - batch.cu_seqlens[at];
-      require(length <= most, "sequence ", i, " has ", length, " tokens; the model's positions end at ", most);
-    }
+    for (int64_t i = 0; i < batch.sequences(); ++i)
+      require(batch.end_of(i) <= most, "sequence ", i, " has ", batch.end_of(i),
+              " tokens; the model's positions end at ", most);
+  }
+  void operator()(const RotaryStep& s) const {
+    require(
+        !s.beyond || !batch.cache || !batch.planned.empty(),
+        "batch: this model turns long sequences by other angles: with a KV cache, say how long each is planned to be");
   }
   void operator()(const AttentionStep& s) const {
     if (!batch.cache) return;

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -48,11 +49,23 @@ struct EmbedStep {
   int64_t position_offset = 0;
 };
 
+// What rotates sequences that are planned to be longer than `length`. With an ntk_factor f, frequency i of a sequence
+// of n tokens is divided by (f n / length - f + 1)^(2i / (dim - 2)).
+struct LongRotary {
+  int64_t length;
+  std::vector<float> inverse_frequencies;
+  float scale;
+  float ntk_factor;  // 0: none
+
+  std::vector<float> frequencies(int64_t planned) const;
+};
+
 // scale cos and scale sin of position * frequency, for attention to rotate queries and keys with
 struct RotaryStep {
   int out;
   std::vector<float> inverse_frequencies;
   float scale;
+  std::optional<LongRotary> beyond;
 };
 
 // Of each part of a row that is as wide as the weight: whole rows, or heads.
@@ -151,6 +164,7 @@ struct Batch {
   std::vector<int32_t> type_ids;        // [tokens] or empty: all 0
   std::vector<int64_t> cu_seqlens;      // [sequences + 1]: sequence s is tokens cu_seqlens[s] ... cu_seqlens[s + 1] - 1
   std::vector<int64_t> past;            // [sequences] positions already in the cache, or empty: all 0
+  std::vector<int64_t> planned;         // [sequences] positions that each will have in the end, or empty: those it has
   std::vector<int64_t> wanted;          // token rows whose logits are wanted
   KVCache* cache = nullptr;             // where keys and values go; null: they are forgotten after the run
   std::vector<std::vector<int>> pages;  // with a cache, for each sequence: enough for past + new positions
@@ -165,6 +179,11 @@ struct Batch {
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
   int64_t past_of(int64_t s) const { return past.empty() ? 0 : past[static_cast<size_t>(s)]; }
+  int64_t end_of(int64_t s) const {
+    const auto i = static_cast<size_t>(s);
+    return past_of(s) + cu_seqlens[i + 1] - cu_seqlens[i];
+  }
+  int64_t planned_of(int64_t s) const { return planned.empty() ? end_of(s) : planned[static_cast<size_t>(s)]; }
   int64_t rows(Rows kind) const;
 };
 

@@ -121,14 +121,21 @@ class Batch:
         source: KVCache | None = None,
         source_pages: Sequence[Sequence[int]] = (),
         source_lengths: npt.ArrayLike = (),
+        planned: npt.ArrayLike = (),
         weights: list[list[_Float32]] = ...,
         cross_weights: list[list[_Float32]] = ...,
     ) -> None:
         """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h.
 
-        weights: lists, of arrays [heads, tokens, keys] that attention weights are written to: an empty list or an array
-        for each sequence, for each attention step.
+        planned: tokens that each sequence will have in the end. weights: for each attention step nothing, or for each
+        sequence an array [heads, tokens, keys] that its attention weights are written to.
         """
+
+@final
+class LongRotary:
+    """What turns sequences that are planned to be longer than `length`, see csrc/cpu/program.h."""
+
+    def __init__(self, length: int, inverse_frequencies: Sequence[float], scale: float, ntk_factor: float) -> None: ...
 
 @final
 class AttentionShape:
@@ -172,7 +179,9 @@ class Program:
         position_offset: int,
         types: Weight | None,
     ) -> None: ...
-    def rotary(self, out: int, inverse_frequencies: Sequence[float], scale: float) -> None: ...
+    def rotary(
+        self, out: int, inverse_frequencies: Sequence[float], scale: float, beyond: LongRotary | None = None
+    ) -> None: ...
     def norm(
         self,
         out: int,

@@ -181,6 +181,7 @@ def _step(
         [np.array(s.ids[s.past : s.past + count], np.int32) for s, count in plan],
         wanted="last",  # of a prompt cut in two as well: a row of logits costs little beside the chunk
         past=[s.past for s, _ in plan],
+        planned=[s.most_tokens for s, _ in plan],
         cache=cache,
         pages=[pages[s].ids for s, _ in plan],
     )

@@ -13,6 +13,7 @@ from qkv.graph import tensor as ops
 from qkv.graph.build import Graph
 from qkv.graph.fuse import convert_inputs, fuse
 from qkv.graph.pack import Packer
+from qkv.graph.rope import Beyond
 from qkv.graph.tensor import Tensor
 
 
@@ -162,7 +163,9 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             tokens = packer.table(op.tokens)
             program.embed(buffers.make(node), tokens, op.scale, positions, op.position_offset, types)
         case ops.Rotary() as op:
-            program.rotary(buffers.make(node), op.rope.inverse_frequencies, op.rope.scale)
+            rope = op.rope
+            beyond = _long_rotary(rope.beyond) if rope.beyond else None
+            program.rotary(buffers.make(node), rope.inverse_frequencies, rope.scale, beyond)
         case ops.Norm() as op:
             weight, bias = packer.vector(op.weight, op.shift), packer.vector(op.bias) if op.bias else []
             also = buffers.make(buffers.converted[node]) if node in buffers.converted else -1
@@ -201,6 +204,10 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             program.gather(buffers.make(node), buffers[inputs[0]])
         case ops.Pool() as op:
             program.pool(buffers.make(node), buffers[inputs[0]], op.pooling)
+
+
+def _long_rotary(rope: Beyond) -> _ext.LongRotary:
+    return _ext.LongRotary(rope.length, rope.inverse_frequencies, rope.scale, rope.ntk_factor or 0.0)
 
 
 def _attention_shape(op: ops.Attention, packer: Packer, kv_dtype: str) -> _ext.AttentionShape:
