@@ -81,11 +81,19 @@ class Model:
 
     @overload
     def hidden_states(
-        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        return_attentions: Literal[False] = False,
     ) -> list[NDArray[np.float32]]: ...
     @overload
     def hidden_states(
-        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None, *, return_attentions: Layers
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        return_attentions: Literal[True] | Sequence[int],
     ) -> RowsAndWeights: ...
     def hidden_states(
         self,
@@ -111,9 +119,13 @@ class Model:
         return self._rows_of("hidden_states", batch, return_attentions, token_type_ids=types)
 
     @overload
-    def logits(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]: ...
+    def logits(
+        self, batch: Sequence[TokenIds], *, return_attentions: Literal[False] = False
+    ) -> list[NDArray[np.float32]]: ...
     @overload
-    def logits(self, batch: Sequence[TokenIds], *, return_attentions: Layers) -> RowsAndWeights: ...
+    def logits(
+        self, batch: Sequence[TokenIds], *, return_attentions: Literal[True] | Sequence[int]
+    ) -> RowsAndWeights: ...
     def logits(
         self, batch: Sequence[TokenIds], *, return_attentions: Layers = False
     ) -> list[NDArray[np.float32]] | RowsAndWeights:
