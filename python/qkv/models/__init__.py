@@ -14,7 +14,11 @@ SUPPORTED = (
     "bert",
     "gpt2",
     "llama",
+    "ministral",
+    "mistral",
 )
+# model_types that are one architecture
+_SAME_AS = {"ministral": "mistral"}
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
@@ -27,4 +31,5 @@ def architecture(model_type: object, where: str) -> ModuleType:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    return import_module(f"qkv.models.{model_type}")
+    name = str(model_type)
+    return import_module(f"qkv.models.{_SAME_AS.get(name, name)}")
