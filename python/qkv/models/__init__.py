@@ -16,6 +16,8 @@ SUPPORTED = (
     "llama",
     "ministral",
     "mistral",
+    "qwen2",
+    "qwen3",
 )
 # model_types that are one architecture
 _SAME_AS = {"ministral": "mistral"}
