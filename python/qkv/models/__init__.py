@@ -16,6 +16,7 @@ SUPPORTED = (
     "llama",
     "ministral",
     "mistral",
+    "phi3",
     "qwen2",
     "qwen3",
 )
