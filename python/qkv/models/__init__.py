@@ -12,6 +12,9 @@ from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
     "bert",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
     "gpt2",
     "llama",
     "ministral",
