@@ -156,6 +156,9 @@ def test_context_length(tiny) -> None:
         ({"rope_type": "linear"}, r"factor of rope_parameters is missing; expected a number of at least 1"),
         ({"rope_type": "linear", "factor": 0.5}, r"factor of rope_parameters is 0\.5; expected a number of at least 1"),
         ({"rope_type": "linear", "factor": "8"}, r"factor of rope_parameters is '8'; expected a number"),
+        ({"rope_type": "linear", "factor": 10**400}, r"factor of rope_parameters is 10+; expected a number"),
+        ({"rope_type": "linear", "factor": 1e39}, r"factor of rope_parameters is 1e\+39; expected a number"),
+        ({"rope_type": "linear", "factor": float("nan")}, r"factor of rope_parameters is nan; expected a number"),
         ({"rope_type": "dynamic", "factor": float("inf")}, r"factor of rope_parameters is inf; expected a number"),
         (
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1.5},

@@ -16,6 +16,8 @@ from qkv.checkpoint.config import LIMIT
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Beyond, Rope
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(kw_only=True)
 class RotaryPositions(Config):
@@ -99,7 +101,7 @@ class Parameters:
             raise UnsupportedArchitecture(f"{self.config.where}: {self.key} for each of {', '.join(nested)}")
         if self.kind not in _KINDS:
             raise UnsupportedArchitecture(
-                f"{self.config.where}: {self.key} has the type {self.kind!r}; supported are: {', '.join(_KINDS)}"
+                f"{self.config.where}: {self.key} has the type {self.kind!r:.60}; supported are: {', '.join(_KINDS)}"
             )
         share = self.number("partial_rotary_factor", self.config.partial_rotary_factor)
         self._require("partial_rotary_factor", share, 0 < share <= 1, "a number above 0 and up to 1")
@@ -114,9 +116,8 @@ class Parameters:
 
     def number(self, name: str, default: float | None = None, *, least: float | None = None) -> float:
         value = self._value(name, default)
-        is_number = type(value) in (int, float) and math.isfinite(value)
         expected = "a number" if least is None else f"a number of at least {least:g}"
-        self._require(name, value, is_number and (least is None or value >= least), expected)
+        self._require(name, value, _is_number(value) and (least is None or value >= least), expected)
         return float(value)
 
     def optional(self, name: str) -> float | None:
@@ -126,7 +127,7 @@ class Parameters:
         """A list of positive ones."""
         value = self._value(name)
         good = isinstance(value, list) and len(value) == count
-        good = good and all(type(x) in (int, float) and math.isfinite(x) and x > 0 for x in value)
+        good = good and all(_is_number(x) and x > 0 for x in value)
         self._require(name, value, good, f"a list of {count} positive numbers, half of the values that are turned")
         return np.array(value, np.float32)
 
@@ -142,6 +143,11 @@ class Parameters:
     def _require(self, name: str, value: object, condition: bool, expected: str) -> None:
         found = "missing" if value is None else repr(value)
         self.config.require(condition, f"{name} of {self.key} is {found:.60}; expected {expected}")
+
+
+def _is_number(value: object) -> bool:
+    """That is finite in float32, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 def _wavelengths(p: Parameters, dim: int) -> NDArray[np.float32]:
