@@ -227,6 +227,37 @@ class Program:
     def profile(self) -> dict[str, tuple[int, float, float, float]]:
         """For each step kind: calls, seconds, floating point operations, bytes."""
 
+# --- from logits to tokens ----------------------------------------------------------------------------------
+
+@final
+class SamplingFilters:
+    """Which tokens may be drawn; see csrc/cpu/sampling.h."""
+
+    def __init__(
+        self,
+        temperature: float = 1,
+        top_k: int = 0,
+        top_p: float = 1,
+        min_p: float = 0,
+        typical_p: float = 1,
+        epsilon_cutoff: float = 0,
+        eta_cutoff: float = 0,
+    ) -> None: ...
+
+def candidates(filters: SamplingFilters, logits: _Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The tokens that pass, and their probabilities. logits: [vocabulary]."""
+
+def choose(
+    filters: Sequence[SamplingFilters | None], logits: _Float32, draws: Sequence[float], threads: int = 1
+) -> list[int]:
+    """A token for each row of logits [rows, vocabulary]: the likeliest where there are no filters.
+
+    draws: uniform in [0, 1).
+    """
+
+def uniform(seed: int, stream: int, step: int) -> float:
+    """Number `step` of a stream of random numbers, in [0, 1)."""
+
 # --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------
 
 def map(function: str, x: _Float32, threads: int = 1) -> _Float32:
