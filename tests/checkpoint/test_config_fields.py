@@ -28,6 +28,7 @@ class Bert(Config):
     use_bias: bool = True
     pad_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    sliding_window: int | None = 4096
     layers: list[int] = field(default_factory=list)
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict | None = None  # type: ignore[type-arg]
@@ -73,6 +74,11 @@ def test_values_get_through() -> None:
 def test_null_means_the_default() -> None:
     config = parse(layer_norm_eps=None, use_bias=None, layers=None, hidden_act=None)
     assert config == Bert(hidden_size=384, num_attention_heads=12)
+
+
+def test_null_is_a_value_where_the_type_allows_it() -> None:
+    assert parse().sliding_window == 4096
+    assert parse(sliding_window=None).sliding_window is None
 
 
 BAD = [

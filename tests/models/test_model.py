@@ -67,9 +67,7 @@ def test_outputs_that_a_model_lacks(tiny_bert) -> None:
 
 
 def test_unknown_architecture(tiny_bert, tmp_path) -> None:
-    with pytest.raises(
-        qkv.UnsupportedArchitecture, match=r"'mamba' is not supported; supported are: bert, gpt2, llama"
-    ):
+    with pytest.raises(qkv.UnsupportedArchitecture, match=r"'mamba' is not supported; supported are: .*gpt2.* llama"):
         qkv.load(edited(tiny_bert, tmp_path, model_type="mamba"))
 
 
@@ -97,8 +95,7 @@ def test_model_type_is_not_trusted(model_type, tiny_bert, tmp_path) -> None:
         ("bert", {"intermediate_size": None}, "intermediate_size"),
         ("gpt2", {"n_head": 5}, "not divisible"),
         ("llama", {"num_key_value_heads": 4}, "not divisible"),
-        ("llama", {"head_dim": 7}, "odd"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
+        ("llama", {"head_dim": 7}, "must be an even number"),
         ("llama", {"rope_parameters": {"rope_theta": "big"}}, "rope_theta"),
         ("llama", {"tie_word_embeddings": False, "vocab_size": 5}, "expected shape"),
     ],

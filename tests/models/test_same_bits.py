@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import qkv
 from qkv import _ext
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim", "mixtral")
+# schemes of attention and positions that single families have: on the machine's own instruction set only
+FAMILIES = ("gemma2", "phi3-longrope-options", "qwen3")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
@@ -33,10 +36,14 @@ def sequences(count: int, seed: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_batch_and_threads(case: str, dtype: str, kv_dtype: str, tiny, isa: str) -> None:
+    assert_batch_and_threads_do_not_matter(tiny(case), dtype, kv_dtype)
+
+
+def assert_batch_and_threads_do_not_matter(folder: Path, dtype: str, kv_dtype: str) -> None:
     batch = sequences(32)
     hashes = set()
     for threads in (1, 2, 3):
-        model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=threads)
+        model = qkv.load(folder, dtype=dtype, kv_dtype=kv_dtype, num_threads=threads)
         for size in (1, 2, 7, 32):
             parts = [outputs(model, batch[i : i + size]) for i in range(0, 32, size)]
             hashes.add(digest([a for part in parts for a in part]))
@@ -46,8 +53,9 @@ def test_batch_and_threads(case: str, dtype: str, kv_dtype: str, tiny, isa: str)
 class Cached:
     """One sequence that grows in a KV cache, in chunks of any size."""
 
-    def __init__(self, model: qkv.Model, cache: _ext.KVCache) -> None:
+    def __init__(self, model: qkv.Model, cache: _ext.KVCache, planned: int | None = None) -> None:
         self.model, self.cache = model, cache
+        self.planned = None if planned is None else [planned]
         self.pages: list[int] = []
         self.length = 0
 
@@ -59,6 +67,7 @@ class Cached:
             [np.array(ids, np.int32)],
             wanted="all",
             past=[self.length],
+            planned=self.planned,
             cache=self.cache,
             pages=[self.pages],
         )
@@ -70,12 +79,24 @@ class Cached:
 @pytest.mark.parametrize("case", ["gpt2", "llama", "llama-head-dim", "mixtral"])
 @pytest.mark.parametrize("chunk", [1, 16, 64, 150])
 def test_cached_equals_uncached(case: str, dtype: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
-    model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)
+    assert_cached_equals_uncached(qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2), chunk)
+
+
+def assert_cached_equals_uncached(model: qkv.Model, chunk: int) -> None:
     ids = sequences(1, seed=3)[0] + list(range(100))
     whole = model.logits([ids])[0]
-    growing = Cached(model, model.new_cache(len(ids)))
+    growing = Cached(model, model.new_cache(len(ids)), planned=len(ids))
     rows = [growing.extend(ids[i : i + chunk]) for i in range(0, len(ids), chunk)]
     assert np.concatenate(rows).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
+@pytest.mark.parametrize("case", FAMILIES)
+def test_families(case: str, dtype: str, kv_dtype: str, tiny) -> None:
+    assert_batch_and_threads_do_not_matter(tiny(case), dtype, kv_dtype)
+    model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)
+    for chunk in (1, 64, 150):
+        assert_cached_equals_uncached(model, chunk)
 
 
 @settings(max_examples=25, deadline=None)

@@ -32,8 +32,8 @@ class Config:
     """Base of the configurations. A subclass is a dataclass whose fields are keys of the JSON file.
 
     Fields may be int, float, bool, str, dict (nested, unchecked), list[...] of these, and unions of them. A
-    field with a default is optional, and JSON null means the default. Integers must be 1 … 2**24, or from 0
-    when they are listed in `ZERO_OK`, named ``*_token_id``, or in a list.
+    field with a default is optional, and JSON null means the default where the type does not allow None. Integers
+    must be 1 … 2**24, or from 0 when they are listed in `ZERO_OK`, named ``*_token_id``, or in a list.
 
     Attributes:
         where: the file that the values come from, for error messages.
@@ -76,7 +76,8 @@ def _value(raw: Mapping[str, Any], f: Field[Any], hint: Any, zero_ok: Set[str], 
     """The checked value of field `f`, or MISSING where its default applies."""
     optional = f.default is not MISSING or f.default_factory is not MISSING
     if optional and raw.get(f.name) is None:
-        return MISSING
+        null = f.name in raw and type(None) in get_args(hint)  # sliding_window: null is no window, absent is 4096
+        return None if null else MISSING
     least = 0 if f.name in zero_ok or f.name.endswith("_token_id") else 1
     if f.name not in raw:
         raise CheckpointError(f"{where}: the key {f.name!r} is missing; expected {_describe(hint, least)}")

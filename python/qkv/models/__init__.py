@@ -10,7 +10,22 @@ from types import ModuleType
 
 from qkv.errors import UnsupportedArchitecture
 
-SUPPORTED = ("bert", "gpt2", "llama", "mixtral")
+SUPPORTED = (
+    "bert",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "gpt2",
+    "llama",
+    "ministral",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
+# model_types that are one architecture
+_SAME_AS = {"ministral": "mistral"}
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
@@ -23,4 +38,5 @@ def architecture(model_type: object, where: str) -> ModuleType:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    return import_module(f"qkv.models.{model_type}")
+    name = str(model_type)
+    return import_module(f"qkv.models.{_SAME_AS.get(name, name)}")
