@@ -10,7 +10,14 @@ from types import ModuleType
 
 from qkv.errors import UnsupportedArchitecture
 
-SUPPORTED = ("bert", "gpt2", "llama")
+SUPPORTED = (
+    "bert",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "llama",
+)
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
