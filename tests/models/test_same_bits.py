@@ -15,6 +15,9 @@ from qkv import _ext
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
+# What attention knows of positions has nothing to do with the weights' type: ALiBi, windows, interleaved rotary.
+POSITIONS = [(case, "float32", kv) for case in ("bloom", "gpt_neo", "gptj") for kv in ("float32", "int8")]
+COMBINATIONS = [(case, *dtypes) for case in CASES for dtypes in DTYPES] + POSITIONS
 
 
 def digest(arrays: list[np.ndarray]) -> str:
@@ -30,8 +33,7 @@ def sequences(count: int, seed: int = 0) -> list[list[int]]:
     return [rng.integers(0, 100, rng.integers(1, 150)).tolist() for _ in range(count)]
 
 
-@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "dtype", "kv_dtype"), COMBINATIONS)
 def test_batch_and_threads(case: str, dtype: str, kv_dtype: str, tiny, isa: str) -> None:
     batch = sequences(32)
     hashes = set()
@@ -66,8 +68,7 @@ class Cached:
         return rows
 
 
-@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
-@pytest.mark.parametrize("case", ["gpt2", "llama", "llama-head-dim"])
+@pytest.mark.parametrize(("case", "dtype", "kv_dtype"), [row for row in COMBINATIONS if row[0] != "bert"])
 @pytest.mark.parametrize("chunk", [1, 16, 64, 150])
 def test_cached_equals_uncached(case: str, dtype: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
     model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)

@@ -12,12 +12,16 @@ from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
     "bert",
+    "bloom",
+    "falcon",
     "gpt2",
     "gpt_neo",
     "gpt_neox",
     "gptj",
     "llama",
 )
+# Older names of a model_type.
+ALIASES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
@@ -26,8 +30,9 @@ def architecture(model_type: object, where: str) -> ModuleType:
     Raises:
         qkv.UnsupportedArchitecture: there is none; the message lists what there is.
     """
-    if model_type not in SUPPORTED:
+    name = ALIASES.get(model_type, model_type) if isinstance(model_type, str) else None
+    if name not in SUPPORTED:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    return import_module(f"qkv.models.{model_type}")
+    return import_module(f"qkv.models.{name}")
