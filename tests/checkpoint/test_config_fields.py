@@ -17,6 +17,7 @@ from qkv.errors import CheckpointError, Error
 @dataclass
 class Bert(Config):
     ZERO_OK: ClassVar[frozenset[str]] = frozenset({"num_skipped_layers"})
+    ALIASES: ClassVar[dict[str, str]] = {"n_embd": "hidden_size", "n_head": "num_attention_heads"}
 
     hidden_size: int
     num_attention_heads: int
@@ -50,6 +51,17 @@ def test_defaults_and_unknown_keys() -> None:
     assert config == Bert(hidden_size=384, num_attention_heads=12)
     assert config.where == "here/config.json"
     assert config.layers == []
+
+
+def test_other_spellings() -> None:
+    expected = Bert(hidden_size=64, num_attention_heads=2)
+    assert Bert.from_dict({"n_embd": 64, "n_head": 2}) == expected
+    assert Bert.from_dict({"n_embd": 64, "hidden_size": None, "num_attention_heads": 2, "n_head": None}) == expected
+    assert Bert.from_dict({"n_embd": 64, "hidden_size": 64, "num_attention_heads": 2}) == expected
+    with pytest.raises(CheckpointError, match="n_embd 65 and hidden_size 384 differ"):
+        parse(n_embd=65)
+    with pytest.raises(CheckpointError, match="hidden_size is '64'; expected an integer"):
+        Bert.from_dict({"n_embd": "64", "n_head": 2})
 
 
 def test_values_get_through() -> None:

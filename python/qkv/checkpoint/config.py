@@ -7,6 +7,7 @@ import reprlib
 import types
 from collections.abc import Mapping, Set
 from dataclasses import MISSING, Field, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qkv.errors import CheckpointError
@@ -36,10 +37,12 @@ class Config:
     must be 1 … 2**24, or from 0 when they are listed in `ZERO_OK`, named ``*_token_id``, or in a list.
 
     Attributes:
+        ALIASES: other spellings of a key, and the field that they mean.
         where: the file that the values come from, for error messages.
     """
 
     ZERO_OK: ClassVar[Set[str]] = frozenset()
+    ALIASES: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     where: str = field(default="config.json", kw_only=True, repr=False, compare=False)
 
@@ -52,6 +55,7 @@ class Config:
                 or :meth:`check` refuses the whole. The message names the file and the key.
         """
         hints = get_type_hints(cls)
+        raw = _renamed(raw, cls.ALIASES, where)
         declared = [f for f in fields(cls) if f.name != "where"]
         values = {f.name: _value(raw, f, hints[f.name], cls.ZERO_OK, where) for f in declared}
         config = cls(where=where, **{name: value for name, value in values.items() if value is not MISSING})
@@ -70,6 +74,20 @@ class Config:
         """Raise CheckpointError unless field `name` is a multiple of field `by`."""
         value, divisor = getattr(self, name), getattr(self, by)
         self.require(value % divisor == 0, f"{name} {value} is not divisible by {by} {divisor}")
+
+
+def _renamed(raw: Mapping[str, Any], aliases: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    """With the fields' own names for other spellings."""
+    renamed = dict(raw)
+    for alias, name in aliases.items():
+        if (value := raw.get(alias)) is None:
+            continue
+        if renamed.get(name) not in (None, value):
+            raise CheckpointError(
+                f"{where}: {alias} {reprlib.repr(value)} and {name} {reprlib.repr(renamed[name])} differ"
+            )
+        renamed[name] = value
+    return renamed
 
 
 def _value(raw: Mapping[str, Any], f: Field[Any], hint: Any, zero_ok: Set[str], where: str) -> Any:

@@ -12,20 +12,24 @@ from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
     "bert",
+    "bloom",
+    "falcon",
     "gemma2",
     "gemma3",
     "gemma3_text",
     "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
     "llama",
-    "ministral",
     "mistral",
     "mixtral",
     "phi3",
     "qwen2",
     "qwen3",
 )
-# model_types that are one architecture
-_SAME_AS = {"ministral": "mistral"}
+# Other names of an architecture, some of them of old files.
+ALIASES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon", "ministral": "mistral"}
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
@@ -34,9 +38,9 @@ def architecture(model_type: object, where: str) -> ModuleType:
     Raises:
         qkv.UnsupportedArchitecture: there is none; the message lists what there is.
     """
-    if model_type not in SUPPORTED:
+    name = ALIASES.get(model_type, model_type) if isinstance(model_type, str) else None
+    if name not in SUPPORTED:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    name = str(model_type)
-    return import_module(f"qkv.models.{_SAME_AS.get(name, name)}")
+    return import_module(f"qkv.models.{name}")

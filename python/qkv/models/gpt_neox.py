@@ -1,0 +1,79 @@
+"""GPT-NeoX (Black et al. 2022) and Pythia (Biderman et al. 2023): rotary positions in a part of each head, one fused
+q/k/v projection with the three parts of each head together, and a feed-forward layer that reads the input of attention
+("parallel residual") or the sum of its input and result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qkv.checkpoint import Config as BaseConfig
+from qkv.checkpoint import Weights
+from qkv.graph import Graph, Rope, Tensor
+from qkv.models.common import activation, plain_rope
+
+
+@dataclass
+class Config(BaseConfig):
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int = 2048
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    rotary_pct: float = 0.25
+    rotary_emb_base: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    use_parallel_residual: bool = True
+    attention_bias: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def check(self) -> None:
+        self.require_divisible("hidden_size", "num_attention_heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def context_length(self) -> int:
+        return self.max_position_embeddings
+
+    def rope(self) -> Rope:
+        # transformers 5 keeps in rope_parameters what were rotary_pct and rotary_emb_base, and rope_scaling's type
+        parameters = self.rope_scaling or self.rope_parameters or {}
+        share = parameters.get("partial_rotary_factor", self.rotary_pct)
+        is_share = isinstance(share, int | float) and 0 < share <= 1 and self.head_dim * share >= 1
+        self.require(is_share, f"partial_rotary_factor (rotary_pct) {share!r} is no share of a head's {self.head_dim}")
+        return plain_rope(self, parameters, theta=self.rotary_emb_base, dim=int(self.head_dim * share))
+
+
+def build(g: Graph, c: Config, root: Weights) -> Tensor:
+    w = root.under("gpt_neox.", "")
+    rope = c.rope()
+    x = g.embed(w["embed_in"], vocab_size=c.vocab_size, hidden_size=c.hidden_size)
+    for layer in w.layers("layers", c.num_hidden_layers):
+        g.hidden(x)
+        h = g.layer_norm(x, layer["input_layernorm"], eps=c.layer_norm_eps)
+        # [heads, 3, head_dim]
+        fused, widths = layer["attention.query_key_value"], [c.hidden_size] * 3
+        q, k, v = g.linears(h, fused, widths, bias=c.attention_bias, groups=c.num_attention_heads)
+        a = g.attention(q, k, v, head_dim=c.head_dim, causal=True, rope=rope)
+        attended = x + g.linear(a, layer["attention.dense"], c.hidden_size, bias=c.attention_bias)
+
+        read = x if c.use_parallel_residual else attended
+        h = g.layer_norm(read, layer["post_attention_layernorm"], eps=c.layer_norm_eps)
+        h = g.linear(h, layer["mlp.dense_h_to_4h"], c.intermediate_size, bias=True)
+        h = g.activate(h, activation(c.hidden_act))
+        x = attended + g.linear(h, layer["mlp.dense_4h_to_h"], c.hidden_size, bias=True)
+
+    x = g.hidden(g.layer_norm(x, w["final_layer_norm"], eps=c.layer_norm_eps))
+    g.output("hidden_states", x)
+    head = w["embed_in"] if c.tie_word_embeddings else root.under("embed_out.", "lm_head.")
+    g.output("logits", g.logits(x, head, c.vocab_size))
+    return x
