@@ -31,6 +31,7 @@ class Model:
 
     Attributes:
         config: the checkpoint's configuration, in its own spelling.
+        labels: names of the classes that a classifier of sequences or tokens tells apart; empty for other models.
         tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has no tokenizer.json.
         dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
         kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
@@ -48,6 +49,7 @@ class Model:
         lowered: Lowered,
         tokenizer: Tokenizer | None,
         sentence_modules: SentenceModules,
+        labels: list[str],
         generation_config: dict[str, Any],
         dtype: str,
         nbytes: int,
@@ -58,6 +60,7 @@ class Model:
         self.encoder = lowered.encoder
         self.tokenizer = tokenizer
         self.sentence_modules = sentence_modules
+        self.labels = labels
         self.generation_config = generation_config
         self.dtype = dtype
         self.kv_dtype = lowered.kv_dtype
@@ -77,27 +80,53 @@ class Model:
         return f"<qkv.Model {kind} {self.dtype} {self.nbytes / 1e6:.1f} MB>"
 
     def hidden_states(
-        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        all_layers: bool = False,
     ) -> list[NDArray[np.float32]]:
         """The last hidden state of every token: for each sequence of ids a float32 array [tokens, hidden_size].
+
+        With `all_layers` those of the embeddings and of each layer: [layers + 1, tokens, hidden_size].
 
         Sequences may differ in length; nothing is padded.
 
         Raises:
             qkv.Error: an id is out of range, or a sequence is longer than the model allows.
         """
-        sequences = as_sequences(batch, "token_ids")
-        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
-        return _cut(self.run("hidden_states", sequences, token_type_ids=types), sequences)
+        if not all_layers:
+            return self._run_batch("hidden_states", batch, token_type_ids)
+        sequences, types = as_sequences(batch, "token_ids"), _as_types(token_type_ids)
+        count = sum(name.startswith("hidden_states.") for name in self.program.outputs)
+        layers = [f"hidden_states.{i}" for i in range(count)]
+        return _cut(np.stack(self.run_all(layers, sequences, token_type_ids=types)), sequences, axis=1)
 
-    def logits(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
-        """Scores of the token that follows each token: for each sequence a float32 array [tokens, vocab_size].
+    def logits(
+        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """What the model's head makes of each sequence, a float32 array:
+
+        - of a language model [tokens, vocab_size]: scores of the token that follows each token or, masked, is there;
+        - of token classification [tokens, labels]; of sequence classification [labels], zeros for an empty sequence;
+        - of question answering [tokens, 2]: scores of the answer's first token and of its last.
 
         Raises:
-            qkv.Error: an id is out of range, a sequence is too long, or the model has no language-model head.
+            qkv.Error: an id is out of range, a sequence is too long, or the model has no head.
         """
-        sequences = as_sequences(batch, "token_ids")
-        return _cut(self.run("logits", sequences, wanted="all"), sequences)
+        return self._run_batch("logits", batch, token_type_ids)
+
+    def pooler_output(
+        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+    ) -> NDArray[np.float32]:
+        """What BERT's pooler makes of each sequence's first token: float32 [sequences, hidden_size]; zeros for an
+        empty sequence.
+
+        Raises:
+            qkv.Error: an id is out of range, a sequence is too long, or the checkpoint has no pooler.
+        """
+        rows = self._run_batch("pooler_output", batch, token_type_ids)
+        return np.stack(rows) if rows else np.empty((0, self.hidden_size), np.float32)
 
     def encode(
         self,
@@ -223,6 +252,20 @@ class Model:
         )
         return self.program.run(outputs, batch, self.num_threads)
 
+    def _run_batch(
+        self, output: str, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None
+    ) -> list[NDArray[np.float32]]:
+        """For each sequence its rows of an output, or its row where there is one; zeros for that of an empty one."""
+        names = [name for name in self.program.outputs if not name.startswith("hidden_states.")]
+        if output not in names:
+            raise Error(f"this model has no output {output!r}; it has: {', '.join(names)}")
+        sequences = as_sequences(batch, "token_ids")
+        rows = self.run(output, sequences, wanted="all", token_type_ids=_as_types(token_type_ids))
+        if self.program.rows(output) != "sequences":
+            return _cut(rows, sequences)
+        rows[np.array([len(s) == 0 for s in sequences], bool)] = 0
+        return list(rows)
+
     def _check_length(self, index: int, tokens: int) -> None:
         if self.context_length is not None and tokens > self.context_length:
             raise Error(
@@ -272,6 +315,10 @@ def as_sequences(batch: Sequence[TokenIds], what: str) -> list[NDArray[np.int32]
     return [_as_ids(sequence, f"{what}[{i}]") for i, sequence in enumerate(batch)]
 
 
+def _as_types(batch: Sequence[TokenIds] | None) -> list[NDArray[np.int32]] | None:
+    return None if batch is None else as_sequences(batch, "token_type_ids")
+
+
 def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
     try:
         ids = np.asarray(sequence)
@@ -290,10 +337,10 @@ def _joined(sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate(sequences) if len(sequences) else np.empty(0, np.int32)
 
 
-def _cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+def _cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]], axis: int = 0) -> list[NDArray[np.float32]]:
     """Rows of all tokens, cut back into sequences."""
     ends = np.cumsum([len(s) for s in sequences])
-    return np.split(rows, ends[:-1]) if len(sequences) else []
+    return np.split(rows, ends[:-1], axis) if len(sequences) else []
 
 
 def _print_profile(title: str, program: _ext.Program) -> None:

@@ -22,4 +22,7 @@ CASES = {
         GPT2 | {"n_inner": 59, "scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
     ),
     "gpt2-untied": Case("GPT2LMHeadModel", "GPT2Config", GPT2 | {"tie_word_embeddings": False, "n_head": 3}),
+    "gpt2-sequences": Case("GPT2ForSequenceClassification", "GPT2Config", GPT2 | {"num_labels": 7}),
+    "gpt2-tokens": Case("GPT2ForTokenClassification", "GPT2Config", GPT2 | {"num_labels": 7}),
+    "gpt2-question": Case("GPT2ForQuestionAnswering", "GPT2Config", GPT2),
 }  # fmt: skip

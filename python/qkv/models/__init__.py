@@ -10,7 +10,11 @@ from types import ModuleType
 
 from qkv.errors import UnsupportedArchitecture
 
-SUPPORTED = ("bert", "gpt2", "llama")
+SUPPORTED = (
+    "bert",
+    "gpt2",
+    "llama",
+)
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
@@ -23,4 +27,4 @@ def architecture(model_type: object, where: str) -> ModuleType:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    return import_module(f"qkv.models.{model_type}")
+    return import_module(f"qkv.models.{str(model_type).replace('-', '_')}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 
 
@@ -43,6 +44,7 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
     inner = c.n_inner or 4 * c.n_embd
     x = g.embed(w["wte"], vocab_size=c.vocab_size, hidden_size=c.n_embd, positions=(w["wpe"], c.n_positions))
     for index, layer in enumerate(w.layers("h", c.n_layer)):
+        g.hidden(x)
         # weights are [in, out] here: OpenAI's Conv1D
         h = g.layer_norm(x, layer["ln_1"], eps=c.layer_norm_epsilon)
         q, k, v = g.linears(h, layer["attn.c_attn"], [c.n_embd] * 3, bias=True, transposed=True)
@@ -54,7 +56,11 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
         h = g.activate(h, activation(c.activation_function))
         x = x + g.linear(h, layer["mlp.c_proj"], c.n_embd, bias=True, transposed=True)
 
-    x = g.layer_norm(x, w["ln_f"], eps=c.layer_norm_epsilon)
+    x = g.hidden(g.layer_norm(x, w["ln_f"], eps=c.layer_norm_epsilon))
     g.output("hidden_states", x)
-    g.output("logits", g.logits(x, w["wte"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size))
+    lm = w["wte"] if c.tie_word_embeddings else root["lm_head"]
+    if heads.is_language_model(root, lm):
+        g.output("logits", g.logits(x, lm, c.vocab_size))
+    else:
+        heads.decoder(g, root, x, tokens="classifier")
     return x

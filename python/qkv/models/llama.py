@@ -10,6 +10,7 @@ from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Rope, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 
 
@@ -60,7 +61,7 @@ class Config(BaseConfig):
 
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
-    w = root.under("model.", "")
+    w = root.under("model.", "transformer.", "")  # transformer: of LlamaForQuestionAnswering
     assert c.head_dim
     assert c.num_key_value_heads
     widths = {"q": c.num_attention_heads * c.head_dim, "k": c.num_key_value_heads * c.head_dim}
@@ -69,6 +70,7 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.embed(w["embed_tokens"], vocab_size=c.vocab_size, hidden_size=c.hidden_size)
     for layer in w.layers("layers", c.num_hidden_layers):
+        g.hidden(x)
         h = g.rms_norm(x, layer["input_layernorm"], eps=c.rms_norm_eps)
         q, k, v = (
             g.linear(h, layer[f"self_attn.{p}_proj"], width, bias=c.attention_bias) for p, width in widths.items()
@@ -84,7 +86,11 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
         up = g.linear(h, layer["mlp.up_proj"], c.intermediate_size, bias=c.mlp_bias)
         x = x + g.linear(gate * up, layer["mlp.down_proj"], c.hidden_size, bias=c.mlp_bias)
 
-    x = g.rms_norm(x, w["norm"], eps=c.rms_norm_eps)
+    x = g.hidden(g.rms_norm(x, w["norm"], eps=c.rms_norm_eps))
     g.output("hidden_states", x)
-    g.output("logits", g.logits(x, w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size))
+    lm = w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"]
+    if heads.is_language_model(root, lm):
+        g.output("logits", g.logits(x, lm, c.vocab_size))
+    else:
+        heads.decoder(g, root, x)
     return x
