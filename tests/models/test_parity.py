@@ -73,7 +73,7 @@ def test_greedy_tokens_equal_transformers(case: str, tiny) -> None:
     assert result.token_ids == made[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("case", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("case", ["bert", "roberta", "albert", "distilbert", "gpt2", "llama"])
 def test_hidden_states_of_all_layers(case: str, tiny) -> None:
     reference, model = CASES[case].make(), qkv.load(tiny(case))
     batch = CASES[case].sequences()

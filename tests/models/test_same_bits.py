@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import qkv
 from qkv import _ext
 
-CASES = ("bert", "gpt2", "llama", "llama-head-dim")
+CASES = ("bert", "gpt2", "llama", "llama-head-dim", "roberta-sequences")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
@@ -22,7 +22,7 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 
 def outputs(model: qkv.Model, batch: list[list[int]]) -> list[np.ndarray]:
-    return model.hidden_states(batch) if "bert" in repr(model) else model.logits(batch)
+    return model.logits(batch) if "logits" in model.program.outputs else model.hidden_states(batch)
 
 
 def sequences(count: int, seed: int = 0) -> list[list[int]]:

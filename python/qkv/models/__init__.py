@@ -11,9 +11,14 @@ from types import ModuleType
 from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
+    "albert",
     "bert",
+    "camembert",
+    "distilbert",
     "gpt2",
     "llama",
+    "roberta",
+    "xlm-roberta",
 )
 
 
