@@ -186,6 +186,19 @@ def test_configs_that_do_not_fit(case: str, changes: dict[str, Any], message: st
         qkv.load(edited(case, **changes))
 
 
+@pytest.mark.parametrize("case", ["llama-base", "llama-sequences", "gpt2-tokens", "bert-mlm"])
+def test_nothing_to_generate(case: str, tiny) -> None:
+    with pytest.raises(qkv.Error, match=r"nothing to (generate|cache or to generate)"):
+        qkv.load(tiny(case)).generate([1, 2, 3])
+
+
+def test_layers_of_a_group_share_memory(tiny) -> None:
+    """Three layers of two inner ones are six, of two layers' weights."""
+    folder = tiny("albert-mlm-untied")
+    tensors = load_file(folder / "model.safetensors").values()
+    assert qkv.load(folder).nbytes < 1.7 * sum(tensor.nbytes for tensor in tensors)
+
+
 def test_positions_behind_the_padding_id(tiny) -> None:
     model = qkv.load(tiny("roberta"))
     assert model.context_length == 190
