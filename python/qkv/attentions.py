@@ -14,26 +14,26 @@ Layers = bool | Sequence[int]  # all of them, or some by number
 
 
 class AttentionWeights:
-    """Arrays [heads, tokens, tokens] for a run to write to.
+    """Arrays [heads, tokens, keys] for a run to write to.
 
     Attributes:
         by_step: for each attention step of a program one for each sequence; nothing for a layer that is not wanted.
         by_sequence: for each sequence one for each wanted layer, in the order in which they were asked for.
     """
 
-    def __init__(self, layers: Layers, heads: Sequence[int], lengths: Sequence[int]) -> None:
-        """heads: of each attention step; lengths: of each sequence.
+    def __init__(self, layers: Layers, heads: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
+        """heads: of each attention step; sizes: (tokens, keys) of each sequence.
 
         Raises:
             qkv.Error: `layers` is not a choice among them.
         """
         chosen = _numbers(layers, len(heads))
         self.by_step = [
-            [np.empty((count, n, n), np.float32) for n in lengths] if layer in chosen else []
+            [np.empty((count, *size), np.float32) for size in sizes] if layer in chosen else []
             for layer, count in enumerate(heads)
         ]
         self.by_sequence: list[list[NDArray[np.float32]]] = [
-            [self.by_step[layer][s] for layer in chosen] for s in range(len(lengths))
+            [self.by_step[layer][s] for layer in chosen] for s in range(len(sizes))
         ]
 
 

@@ -14,6 +14,7 @@ from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
 from qkv.model import Model
+from qkv.models.heads import Head
 from qkv.packed import PackedFile, PackedWeights, write
 
 DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
@@ -172,6 +173,7 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
         lowered=lowered,
         tokenizer=load_tokenizer(checkpoint),
         sentence_modules=modules,
+        labels=Head.of(checkpoint).labels,
         generation_config=checkpoint.json("generation_config.json") or {},
         dtype=packer.dtype,
         nbytes=packer.nbytes,

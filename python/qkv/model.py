@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkv import _ext
 from qkv.attentions import AttentionWeights, Layers
+from qkv.batches import TokenIds, as_sequences, cut
 from qkv.checkpoint import Config, SentenceModules
 from qkv.errors import Error
 from qkv.graph import Lowered
-from qkv.source import Source, split_in_batches
+from qkv.runner import Runner
+from qkv.source import Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,24 +23,20 @@ if TYPE_CHECKING:
     from qkv.generation.prompts import Prompt
     from qkv.generation.streamer import Streamer
 
-TokenIds = Sequence[int] | NDArray[np.integer[Any]]
-# [rows] of each sequence, and of each sequence the weights [heads, tokens, keys] of some layers
-RowsAndWeights = tuple[list[NDArray[np.float32]], list[list[NDArray[np.float32]]]]
+# [heads, tokens, keys] of each sequence and layer
+Weights = list[list[NDArray[np.float32]]]
 
 
-class Model:
+class Model(Runner):
     """A model ready to run. Made by `qkv.load`; safe to use from several Python threads.
 
     Attributes:
         config: the checkpoint's configuration, in its own spelling.
-        tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has no tokenizer.json.
+        tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has none.
+        labels: names of the classes that a classifier's logits are for; empty for other models.
         dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
-        kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
         nbytes: bytes of all weights in memory.
-        num_threads: threads of a run.
-        program: the steps that run; `print(model.program)` shows them.
-        encoder: the steps of an encoder that `program`, a decoder, reads from; None for other models.
-        context_length: most tokens of a sequence; None where positions have no end.
+        program, encoder, kv_dtype, num_threads, context_length: see `Runner`.
     """
 
     def __init__(
@@ -51,33 +46,27 @@ class Model:
         lowered: Lowered,
         tokenizer: Tokenizer | None,
         sentence_modules: SentenceModules,
+        labels: list[str],
         generation_config: dict[str, Any],
         dtype: str,
         nbytes: int,
         num_threads: int,
     ) -> None:
+        kind = type(config).__module__.rpartition(".")[2]
+        self._name = f"<qkv.Model {kind} {dtype} {nbytes / 1e6:.1f} MB>"
+        super().__init__(self._name, lowered, num_threads, config.context_length)  # type: ignore[attr-defined]
         self.config = config
-        self.program = lowered.program
-        self.encoder = lowered.encoder
         self.tokenizer = tokenizer
         self.sentence_modules = sentence_modules
+        self.labels = labels
         self.generation_config = generation_config
         self.dtype = dtype
-        self.kv_dtype = lowered.kv_dtype
         self.nbytes = nbytes
-        self.num_threads = num_threads
-        self.context_length: int | None = config.context_length  # type: ignore[attr-defined]
         self.vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
         self.hidden_size = lowered.program.width("hidden_states")
-        self._cache_shape = lowered.cache
-        self._source_shape = lowered.source_cache
-        for name, program in (("", self.program), (" encoder", self.encoder)):
-            if program and program.profiling:  # printed when the model is dropped or the process ends
-                weakref.finalize(self, _print_profile, repr(self) + name, program)
 
     def __repr__(self) -> str:
-        kind = type(self.config).__module__.rpartition(".")[2]
-        return f"<qkv.Model {kind} {self.dtype} {self.nbytes / 1e6:.1f} MB>"
+        return self._name
 
     @overload
     def hidden_states(
@@ -85,6 +74,8 @@ class Model:
         batch: Sequence[TokenIds],
         token_type_ids: Sequence[TokenIds] | None = None,
         *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        all_layers: bool = False,
         return_attentions: Literal[False] = False,
     ) -> list[NDArray[np.float32]]: ...
     @overload
@@ -93,66 +84,137 @@ class Model:
         batch: Sequence[TokenIds],
         token_type_ids: Sequence[TokenIds] | None = None,
         *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        all_layers: bool = False,
         return_attentions: Literal[True] | Sequence[int],
-    ) -> RowsAndWeights: ...
+    ) -> tuple[list[NDArray[np.float32]], Weights]: ...
     def hidden_states(
         self,
         batch: Sequence[TokenIds],
         token_type_ids: Sequence[TokenIds] | None = None,
         *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        all_layers: bool = False,
         return_attentions: Layers = False,
-    ) -> list[NDArray[np.float32]] | RowsAndWeights:
+    ) -> list[NDArray[np.float32]] | tuple[list[NDArray[np.float32]], Weights]:
         """The last hidden state of every token: for each sequence of ids a float32 array [tokens, hidden_size].
+
+        With `all_layers` those of the embeddings and of each layer: [layers + 1, tokens, hidden_size].
 
         Sequences may differ in length; nothing is padded.
 
         Args:
+            decoder_ids: for a model with an encoder and a decoder, which reads `batch` with the encoder: as many
+                sequences for the decoder, whose hidden states these are.
             return_attentions: True, or a list of layers: returns `(hidden_states, attentions)`, where attentions[s][i]
                 is what tokens of sequence s give to tokens in the i-th of these layers: the softmax, a float32 array
                 [heads, tokens, tokens], 0 where a token does not look. These take 4 heads tokens^2 bytes for every
                 layer and sequence: 50 MB a layer for 12 heads and 1024 tokens.
 
         Raises:
-            qkv.Error: an id is out of range, a sequence is longer than the model allows, or there is no such layer.
+            qkv.Error: an id is out of range, a sequence is longer than the model allows, there is no such layer, or
+                `decoder_ids` are not what the model needs.
         """
-        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
-        return self._rows_of("hidden_states", batch, return_attentions, token_type_ids=types)
+        sequences, source = self._read(batch, decoder_ids)
+        outputs = ["hidden_states"]
+        if all_layers:
+            count = sum(name.startswith("hidden_states.") for name in self.program.outputs)
+            outputs = [f"hidden_states.{i}" for i in range(count)]
+        arrays, weights = self._run_rows(outputs, sequences, source, token_type_ids, return_attentions)
+        rows = cut(np.stack(arrays), sequences, axis=1) if all_layers else cut(arrays[0], sequences)
+        return rows if weights is None else (rows, weights)
 
     @overload
     def logits(
-        self, batch: Sequence[TokenIds], *, return_attentions: Literal[False] = False
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        return_attentions: Literal[False] = False,
     ) -> list[NDArray[np.float32]]: ...
     @overload
     def logits(
-        self, batch: Sequence[TokenIds], *, return_attentions: Literal[True] | Sequence[int]
-    ) -> RowsAndWeights: ...
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        return_attentions: Literal[True] | Sequence[int],
+    ) -> tuple[list[NDArray[np.float32]], Weights]: ...
     def logits(
-        self, batch: Sequence[TokenIds], *, return_attentions: Layers = False
-    ) -> list[NDArray[np.float32]] | RowsAndWeights:
-        """Scores of the token that follows each token: for each sequence a float32 array [tokens, vocab_size].
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        decoder_ids: Sequence[TokenIds] | None = None,
+        return_attentions: Layers = False,
+    ) -> list[NDArray[np.float32]] | tuple[list[NDArray[np.float32]], Weights]:
+        """What the model's head makes of each sequence, a float32 array:
+
+        - of a language model [tokens, vocab_size]: scores of the token that follows each token or, masked, is there;
+        - of token classification [tokens, labels]; of sequence classification [labels], zeros for an empty sequence;
+        - of question answering [tokens, 2]: scores of the answer's first token and of its last.
 
         Args:
+            decoder_ids: as in `hidden_states`; an encoder and decoder that classify texts find both in `batch`.
             return_attentions: as in `hidden_states`.
 
         Raises:
-            qkv.Error: an id is out of range, a sequence is too long, there is no such layer, or the model has no
-                language-model head.
+            qkv.Error: an id is out of range, a sequence is too long, there is no such layer, the model has no head, or
+                `decoder_ids` are not what the model needs.
         """
-        return self._rows_of("logits", batch, return_attentions, wanted="all")
+        self._check_output("logits")
+        if self.encoder is not None and self.program.rows("logits") == "sequences":
+            if decoder_ids is not None:
+                raise Error("logits: this model classifies texts, which its decoder reads again: leave out decoder_ids")
+            decoder_ids = [self.config.classified_ids(s) for s in as_sequences(batch, "token_ids")]  # type: ignore[attr-defined]
+        sequences, source = self._read(batch, decoder_ids)
+        arrays, weights = self._run_rows(["logits"], sequences, source, token_type_ids, return_attentions)
+        rows = self._of_sequences("logits", arrays[0], sequences)
+        return rows if weights is None else (rows, weights)
 
-    def _rows_of(
-        self, output: str, batch: Sequence[TokenIds], layers: Layers, **options: Any
-    ) -> list[NDArray[np.float32]] | RowsAndWeights:
-        """An output of all tokens, cut into sequences; with attention weights, if any are asked for."""
+    def pooler_output(
+        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+    ) -> NDArray[np.float32]:
+        """What BERT's pooler makes of each sequence's first token: float32 [sequences, hidden_size]; zeros for an
+        empty sequence.
+
+        Raises:
+            qkv.Error: an id is out of range, a sequence is too long, or the checkpoint has no pooler.
+        """
+        self._check_output("pooler_output")
         sequences = as_sequences(batch, "token_ids")
-        if layers is False:
-            return _cut(self.run(output, sequences, **options), sequences)
-        lengths = [len(s) for s in sequences]
-        for i, length in enumerate(lengths):
-            self._check_length(i, length)
-        weights = AttentionWeights(layers, self.program.attention_heads, lengths)
-        rows = self.run(output, sequences, weights=weights.by_step, **options)
-        return _cut(rows, sequences), weights.by_sequence
+        arrays, _ = self._run_rows(["pooler_output"], sequences, None, token_type_ids, False)
+        rows = self._of_sequences("pooler_output", arrays[0], sequences)
+        return np.stack(rows) if rows else np.empty((0, self.hidden_size), np.float32)
+
+    def encoder_hidden_states(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+        """The last hidden state of every token of an encoder that a decoder reads: for each sequence of ids a float32
+        array [tokens, hidden_size].
+
+        Raises:
+            qkv.Error: the model has no encoder beside its decoder, an id is out of range, or a sequence is empty or too
+                long.
+        """
+        sequences = as_sequences(batch, "token_ids")
+        return cut(self.run_encoder(sequences), sequences)
+
+    def cross_attentions(
+        self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds], layers: Layers = True
+    ) -> Weights:
+        """What a decoder's tokens give to the encoder's: for each sequence and each of `layers` (True: all) a float32
+        array [heads, decoder tokens, tokens].
+
+        Raises:
+            qkv.Error: as `hidden_states`.
+        """
+        sequences, source = self._read(batch, decoder_ids)
+        assert source
+        sizes = list(zip(map(len, sequences), source.lengths, strict=True))
+        weights = AttentionWeights(layers, self.program.cross_attention_heads, sizes)
+        self.run("hidden_states", sequences, source=source, cross_weights=weights.by_step)
+        return weights.by_sequence
 
     def encode(
         self,
@@ -213,171 +275,57 @@ class Model:
             stream=stream,
         )
 
-    def new_cache(self, positions: int) -> _ext.KVCache:
-        """An empty KV cache with room for `positions` positions, spread over any number of sequences by pages.
+    def _read(
+        self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None
+    ) -> tuple[list[NDArray[np.int32]], Source | None]:
+        """The sequences that `program` runs on, and what the encoder read for them if there is one."""
+        sequences = as_sequences(batch, "token_ids")
+        if self.encoder is None:
+            if decoder_ids is not None:
+                raise Error("decoder_ids are for a model with an encoder and a decoder; this one has only one of them")
+            return sequences, None
+        if decoder_ids is None:
+            raise Error("this model has an encoder, which reads the batch, and a decoder: give decoder_ids for it, too")
+        targets = as_sequences(decoder_ids, "decoder_ids")
+        if len(targets) != len(sequences):
+            raise Error(f"{len(targets)} decoder_ids for a batch of {len(sequences)} sequences; expected one for each")
+        return targets, self.read_source(sequences)
 
-        Raises:
-            qkv.Error: the model looks both ways, so past tokens can't be cached.
-        """
-        shape = self._cache_shape
-        if shape is None:
-            raise Error("this model has no causal attention: there is nothing to cache or to generate")
-        return shape.cache(-(-positions // _ext.page_tokens))
-
-    def read_source(self, sequences: Sequence[NDArray[np.int32]]) -> Source:
-        """What the encoder finds in some token ids, for the decoder's runs.
-
-        Raises:
-            qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long.
-        """
-        if self.encoder is None or self._source_shape is None:
-            raise Error("this model has no encoder that a decoder reads from")
-        for i, sequence in enumerate(sequences):
-            self._check_length(i, len(sequence))
-            if len(sequence) == 0:
-                raise Error(f"sequence {i} is empty: there is nothing to read")
-        source = Source.empty(self._source_shape, [len(s) for s in sequences])
-        for some in split_in_batches(source.lengths):
-            batch = _batch([sequences[i] for i in some], source=source.part(some))
-            self.encoder.run([], batch, self.num_threads)
-        return source
-
-    def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
-        """One output of a run: see `run_all`."""
-        return self.run_all([output], sequences, **options)[0]
-
-    def run_all(
+    def _run_rows(
         self,
         outputs: Sequence[str],
-        sequences: Sequence[NDArray[np.int32]],
-        *,
-        wanted: Literal["all", "last", "none"] = "none",
-        past: Sequence[int] | None = None,
-        planned: Sequence[int] | None = None,
-        cache: _ext.KVCache | None = None,
-        pages: Sequence[list[int]] | None = None,
-        token_type_ids: Sequence[NDArray[np.int32]] | None = None,
-        source: Source | None = None,
-        weights: list[list[NDArray[np.float32]]] | None = None,
-    ) -> list[NDArray[np.float32]]:
-        """One run of the program: `sequences` laid end to end, one call into C++.
-
-        Args:
-            outputs: some of `program.outputs`, e.g. "hidden_states" [tokens, hidden], "embedding" [sequences, hidden],
-                "logits" [rows, vocab]; an array for each.
-            wanted: which rows the logits are for: every token, the last of each sequence, or none.
-            past: positions of each sequence that are in the cache already.
-            planned: tokens that each sequence will have in the end, needed with a cache where rotary positions depend
-                on it (dynamic NTK and LongRoPE); by default those that it has after this run.
-            cache, pages: where keys and values are kept, and the pages of each sequence, enough for past and new.
-            source: what the encoder read, for each sequence of a decoder.
-            weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
-                each sequence, or nothing.
-        """
-        lengths = [len(s) for s in sequences]
-        for i, length in enumerate(lengths):
-            self._check_length(i, length + (past[i] if past else 0))
-        if token_type_ids is not None and [len(t) for t in token_type_ids] != lengths:
-            raise Error("token_type_ids must be as many and as long as the token ids")
-        batch = _batch(
+        sequences: list[NDArray[np.int32]],
+        source: Source | None,
+        token_type_ids: Sequence[TokenIds] | None,
+        layers: Layers,
+    ) -> tuple[list[NDArray[np.float32]], Weights | None]:
+        """Some outputs for all tokens; with attention weights, if any are asked for."""
+        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
+        for i, sequence in enumerate(sequences):
+            self._check_length(i, len(sequence))
+        weights = None
+        if layers is not False:
+            weights = AttentionWeights(layers, self.program.attention_heads, [(len(s), len(s)) for s in sequences])
+        arrays = self.run_all(
+            outputs,
             sequences,
-            wanted,
-            past=past,
-            planned=planned,
-            cache=cache,
-            pages=pages,
-            token_type_ids=token_type_ids,
+            wanted="all",
+            token_type_ids=types,
             source=source,
-            weights=weights,
+            weights=weights.by_step if weights else (),
         )
-        return self.program.run(outputs, batch, self.num_threads)
+        return arrays, weights.by_sequence if weights else None
 
-    def _check_length(self, index: int, tokens: int) -> None:
-        if self.context_length is not None and tokens > self.context_length:
-            raise Error(
-                f"sequence {index} has {tokens} tokens; the model takes at most {self.context_length} "
-                "(max_position_embeddings of its config)"
-            )
+    def _of_sequences(
+        self, output: str, rows: NDArray[np.float32], sequences: list[NDArray[np.int32]]
+    ) -> list[NDArray[np.float32]]:
+        """For each sequence its rows of an output, or its row where there is one; zeros for that of an empty one."""
+        if self.program.rows(output) != "sequences":
+            return cut(rows, sequences)
+        rows[np.array([len(s) == 0 for s in sequences], bool)] = 0
+        return list(rows)
 
-
-def _batch(
-    sequences: Sequence[NDArray[np.int32]],
-    wanted: Literal["all", "last", "none"] = "none",
-    *,
-    past: Sequence[int] | None = None,
-    planned: Sequence[int] | None = None,
-    cache: _ext.KVCache | None = None,
-    pages: Sequence[list[int]] | None = None,
-    token_type_ids: Sequence[NDArray[np.int32]] | None = None,
-    source: Source | None = None,
-    weights: list[list[NDArray[np.float32]]] | None = None,
-) -> _ext.Batch:
-    cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
-    rows: NDArray[np.int64] = np.empty(0, np.int64)
-    if wanted == "all":
-        rows = np.arange(cu_seqlens[-1], dtype=np.int64)
-    elif wanted == "last":
-        rows = cu_seqlens[1:] - 1
-    return _ext.Batch(
-        token_ids=_joined(sequences),
-        cu_seqlens=cu_seqlens,
-        type_ids=_joined(token_type_ids or ()),
-        wanted=rows,
-        past=np.asarray(past if past is not None else [], np.int64),
-        cache=cache,
-        pages=list(pages or ()),
-        source=source.cache if source else None,
-        source_pages=source.pages if source else [],
-        source_lengths=np.asarray(source.lengths if source else [], np.int64),
-        weights=weights or [],
-        planned=np.asarray(planned if planned is not None else [], np.int64),
-    )
-
-
-def as_sequences(batch: Sequence[TokenIds], what: str) -> list[NDArray[np.int32]]:
-    """Checked int32 arrays of a batch of ids.
-
-    Raises:
-        qkv.Error: a sequence is not a list of integers that fit int32.
-    """
-    if isinstance(batch, str | bytes) or not hasattr(batch, "__iter__"):
-        raise Error(f"{what}: expected a list of sequences of token ids, got {type(batch).__name__}")
-    return [_as_ids(sequence, f"{what}[{i}]") for i, sequence in enumerate(batch)]
-
-
-def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
-    try:
-        ids = np.asarray(sequence)
-    except ValueError:
-        ids = np.asarray(None)  # ragged: not a sequence of integers
-    if ids.size == 0 and ids.ndim == 1:
-        return np.empty(0, np.int32)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise Error(f"{what}: expected a sequence of integer token ids, got {sequence!r:.80}")
-    if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-        raise Error(f"{what}: token id {ids.min() if ids.min() < 0 else ids.max()} is out of range")
-    return ids.astype(np.int32)
-
-
-def _joined(sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    return np.concatenate(sequences) if len(sequences) else np.empty(0, np.int32)
-
-
-def _cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
-    """Rows of all tokens, cut back into sequences."""
-    ends = np.cumsum([len(s) for s in sequences])
-    return np.split(rows, ends[:-1]) if len(sequences) else []
-
-
-def _print_profile(title: str, program: _ext.Program) -> None:
-    """Time, share and rate of each step kind over all runs, on stderr."""
-    usage = sorted(program.profile().items(), key=lambda item: -item[1][1])
-    if not usage:
-        return
-    total = sum(seconds for _, (_, seconds, _, _) in usage)
-    print(f"{title}: {total:.3f} s in steps", file=sys.stderr)
-    print(f"{'step':<10}{'calls':>9}{'ms':>11}{'share':>8}{'GFLOP/s':>10}{'GB/s':>8}", file=sys.stderr)
-    for kind, (calls, seconds, flops, nbytes) in usage:
-        rates = [f"{x / seconds / 1e9:.1f}" if x else "-" for x in (flops, nbytes)]
-        row = f"{kind:<10}{calls:>9}{seconds * 1e3:>11.1f}{seconds / total:>8.1%}{rates[0]:>10}{rates[1]:>8}"
-        print(row, file=sys.stderr)
+    def _check_output(self, name: str) -> None:
+        names = [known for known in self.program.outputs if not known.startswith("hidden_states.")]
+        if name not in names:
+            raise Error(f"this model has no output {name!r}; it has: {', '.join(names)}")

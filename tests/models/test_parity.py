@@ -31,6 +31,12 @@ def assert_equal(model: qkv.Model, case: str) -> None:
         assert np.abs(reference).max() > 0.5  # the comparison means something
 
 
+def rows(arrays: list[np.ndarray]) -> np.ndarray:
+    """Rows to compare by their angle: hidden states, or logits; the few scores of a classifier all in one."""
+    together = np.concatenate([np.atleast_2d(a) for a in arrays])
+    return together if together.shape[1] > 16 else together.reshape(1, -1)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_equal_transformers(case: str, tiny) -> None:
     assert_equal(qkv.load(tiny(case)), case)
@@ -51,7 +57,7 @@ def test_weight_types_stay_close(case: str, dtype: str, least: float, mean: floa
     """A token that noise sends to another expert has another result: a mixture's bar is for four fifths of them."""
     model = qkv.load(tiny(case), dtype=dtype)
     assert model.dtype == dtype
-    got, reference = np.concatenate(outputs(model, case)), np.concatenate(expected(CASES[case]))
+    got, reference = rows(outputs(model, case)), rows(expected(CASES[case]))
     cosines = (got * reference).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(reference, axis=1)
     assert cosines.mean() < 1 - 1e-6  # not the same weights
     if case in SPARSE:
@@ -74,13 +80,18 @@ def test_greedy_tokens_equal_transformers(case: str, tiny) -> None:
     assert result.token_ids == made[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama"])
-def test_hidden_states_of_decoders(case: str, tiny) -> None:
+@pytest.mark.parametrize("case", ["bert", "roberta", "albert", "distilbert", "gpt2", "llama"])
+def test_hidden_states_of_all_layers(case: str, tiny) -> None:
     reference, model = CASES[case].make(), qkv.load(tiny(case))
-    batch = sequences(model.vocab_size)
-    for ids, got in zip(batch, model.hidden_states(batch), strict=True):
+    batch = CASES[case].sequences()
+    last, layers = model.hidden_states(batch), model.hidden_states(batch, all_layers=True)
+    for ids, one, got in zip(batch, last, layers, strict=True):
         with torch.no_grad():
-            expected = reference.base_model(torch.tensor([ids])).last_hidden_state[0].numpy()
+            output = reference.base_model(torch.tensor([ids]), output_hidden_states=True)
+        assert one.tobytes() == got[-1].tobytes()
+        assert np.abs(one - output.last_hidden_state[0].numpy()).max() <= 1e-4
+        expected = torch.cat(output.hidden_states).numpy()
+        assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= 1e-4
 
 

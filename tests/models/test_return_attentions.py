@@ -106,7 +106,7 @@ def test_layers_that_there_are_not(layers, message: str, tiny_bert) -> None:
 
 def test_a_program_without_attention() -> None:
     with pytest.raises(qkv.Error, match="this model has no attention"):
-        AttentionWeights(True, heads=[], lengths=[3])
+        AttentionWeights(True, heads=[], sizes=[(3, 3)])
 
 
 def test_length_is_checked_before_memory_is_taken(tiny_bert) -> None:

@@ -15,7 +15,7 @@ from qkv import _ext
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
 # schemes of attention and positions that single families have: on the machine's own instruction set only
-FAMILIES = ("gemma2", "phi3-longrope-options", "qwen3")
+FAMILIES = ("roberta-sequences", "gemma2", "phi3-longrope-options", "qwen3")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
@@ -25,7 +25,7 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 
 def outputs(model: qkv.Model, batch: list[list[int]]) -> list[np.ndarray]:
-    return model.hidden_states(batch) if "bert" in repr(model) else model.logits(batch)
+    return model.logits(batch) if "logits" in model.program.outputs else model.hidden_states(batch)
 
 
 def sequences(count: int, seed: int = 0) -> list[list[int]]:

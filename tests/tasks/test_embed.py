@@ -68,7 +68,7 @@ def test_weight_types_rank_as_float32_does(minilm, texts, reference, dtype, leas
         "int8": 1,
         "int4": 0.82,
     }  # bytes per weight; half of MiniLM is its token table, int8 at most
-    assert model.nbytes == pytest.approx(22.7e6 * sizes[dtype], rel=0.03)
+    assert model.nbytes == pytest.approx(22.7e6 * sizes[dtype], rel=0.04)
 
 
 def test_bits_do_not_depend_on_batches_or_order(minilm, texts) -> None:

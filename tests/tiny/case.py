@@ -20,7 +20,6 @@ class Case:
     Attributes:
         model, config: classes of transformers.
         options: of the configuration.
-        types: token type ids are given, too.
     """
 
     model: str
@@ -50,9 +49,11 @@ class Case:
 
     def sequences(self) -> list[list[int]]:
         """Token ids of mixed lengths."""
-        vocab = getattr(transformers, self.config)(**self.options).vocab_size
+        config = getattr(transformers, self.config)(**self.options)
         rng = np.random.default_rng(1)
-        return [rng.integers(0, vocab, n).tolist() for n in self.lengths]
+        ids = [rng.integers(0, config.vocab_size, n) for n in self.lengths]
+        # nothing is padded; transformers takes the token for padding wherever it is
+        return [np.where(i == config.pad_token_id, i + 1, i).tolist() for i in ids]
 
 
 @cache
@@ -63,5 +64,11 @@ def expected(case: Case) -> list[NDArray[np.float32]]:
     for ids in case.sequences():
         with torch.no_grad():
             output = model(torch.tensor([ids]))
-        results.append((output.logits if case.has_logits else output.last_hidden_state)[0].numpy())
+        results.append((_logits(output) if case.has_logits else output.last_hidden_state)[0].numpy())
     return results
+
+
+def _logits(output: Any) -> torch.Tensor:
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), -1)
+    return output.prediction_logits if "prediction_logits" in output else output.logits

@@ -44,6 +44,8 @@ def longrope(pairs: int, **options: Any) -> dict[str, Any]:
     return rope("longrope", **factors, **options)
 
 
+GENTLE = LLAMA | {"initializer_range": 0.1}  # a classifier's few scores do not average the noise of int8
+
 CASES = {
     "llama": llama(),
     "llama-mha": llama(num_key_value_heads=6, tie_word_embeddings=True),
@@ -70,7 +72,6 @@ CASES = {
         **rope("yarn", factor=None, attention_factor=0.7, original_max_position_embeddings=SHORT)
     ),
     "llama-longrope": llama(**longrope(4, original_max_position_embeddings=SHORT)),
-    "llama-base": Case("LlamaModel", "LlamaConfig", LLAMA),  # tensors without "model.", no output layer
     "mistral": mistral(sliding_window=30),
     "mistral-no-window": mistral(sliding_window=None, head_dim=40),
     "mistral-layer-types": Case(
@@ -93,4 +94,8 @@ CASES = {
     "phi3-longrope-options": phi3(
         **longrope(6, partial_rotary_factor=0.75, factor=3.0), original_max_position_embeddings=SHORT
     ),
+    "llama-base": Case("LlamaModel", "LlamaConfig", LLAMA),  # no lm_head, and tensors without "model."
+    "llama-sequences": Case("LlamaForSequenceClassification", "LlamaConfig", GENTLE | {"num_labels": 7}),
+    "llama-tokens": Case("LlamaForTokenClassification", "LlamaConfig", GENTLE | {"num_labels": 7}),
+    "llama-question": Case("LlamaForQuestionAnswering", "LlamaConfig", GENTLE),
 }  # fmt: skip

@@ -13,6 +13,9 @@ from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
 
+# What TensorFlow calls the parameters of a norm; BERT's first checkpoints still have these names.
+_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
+
 
 @dataclass(frozen=True)
 class Param:
@@ -98,7 +101,7 @@ class Weights:
             CheckpointError: there is no such tensor (the message names the nearest ones), or its shape or
                 type is another.
         """
-        name = self._join(leaf)
+        name = self._tensor_name(leaf)
         info = self.checkpoint.tensors.get(name)
         if info is None:
             near = get_close_matches(name, self.checkpoint.names, n=3)
@@ -112,6 +115,10 @@ class Weights:
                 f"found {list(info.shape)} in {info.file}"
             )
         return Param(self.checkpoint, name, info.shape, info.dtype)
+
+    def _tensor_name(self, leaf: str) -> str:
+        name, old = self._join(leaf), self._join(_OLD_NAMES.get(leaf, leaf))
+        return old if name not in self.checkpoint.tensors and old in self.checkpoint.tensors else name
 
     def _join(self, name: str) -> str:
         return f"{self.prefix}.{name}" if self.prefix and name else self.prefix or name

@@ -128,6 +128,8 @@ def _run(model: Model, sequences: Sequence[RunningSequence]) -> Generator[Runnin
     if not active:
         return
     cache = model.new_cache(positions_for(s.most_positions for s in active))
+    if "logits" not in model.program.outputs or model.program.rows("logits") != "logits":
+        raise Error("this model has no head that predicts the next token: there is nothing to generate")
     pages = {s: SequencePages(cache) for s in active}
     try:
         while active:

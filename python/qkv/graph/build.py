@@ -205,11 +205,18 @@ class Graph:
             self._rotaries[rope] = Tensor(ops.Rotary(rope), (), rope.dim)
         return self._rotaries[rope]
 
+    def wanted(self, x: Tensor) -> Tensor:
+        """The rows of x that a run wants logits for."""
+        return Tensor(ops.Gather(), (x,), x.width, "logits")
+
     def logits(self, x: Tensor, w: Weights, vocab_size: int, *, bias: Param | None = None) -> Tensor:
         """Scores of all tokens of the vocabulary, for the rows that a run wants them for."""
-        wanted = Tensor(ops.Gather(), (x,), x.width, "logits")
-        matrix = Matrix(w.param("weight", (vocab_size, x.width)), bias)
-        return Tensor(ops.Linear((matrix,), logits=True), (wanted,), vocab_size, "logits")
+        return self.scores(x if x.rows == "logits" else self.wanted(x), w, vocab_size, bias=bias)
+
+    def scores(self, x: Tensor, w: Weights, classes: int, *, bias: Param | None) -> Tensor:
+        """An output layer, x W^T + b: weights of 4 bits would cost more accuracy here than anywhere else."""
+        matrix = Matrix(w.param("weight", (classes, x.width)), bias)
+        return Tensor(ops.Linear((matrix,), logits=True), (x,), classes, x.rows)
 
     def pool(self, x: Tensor, pooling: str) -> Tensor:
         """One row a sequence: the mean or max of its tokens, or the first or last of them."""

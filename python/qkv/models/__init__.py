@@ -11,8 +11,11 @@ from types import ModuleType
 from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
+    "albert",
     "bert",
     "bloom",
+    "camembert",
+    "distilbert",
     "falcon",
     "gemma2",
     "gemma3",
@@ -27,6 +30,8 @@ SUPPORTED = (
     "phi3",
     "qwen2",
     "qwen3",
+    "roberta",
+    "xlm-roberta",
 )
 # Other names of an architecture, some of them of old files.
 ALIASES = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon", "ministral": "mistral"}
@@ -43,4 +48,4 @@ def architecture(model_type: object, where: str) -> ModuleType:
         raise UnsupportedArchitecture(
             f"{where}: model_type {model_type!r} is not supported; supported are: {', '.join(SUPPORTED)}"
         )
-    return import_module(f"qkv.models.{name}")
+    return import_module(f"qkv.models.{name.replace('-', '_')}")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Rope, Tensor
+from qkv.models import heads
 from qkv.models.alibi import alibi_slopes
 from qkv.models.common import activation, plain_rope
 
@@ -113,5 +114,5 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(g.layer_norm(x, w["ln_f"], eps=c.layer_norm_epsilon))
     g.output("hidden_states", x)
-    g.output("logits", g.logits(x, w["word_embeddings"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size))
+    heads.decoder(g, root, x, w["word_embeddings"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size)
     return x

@@ -9,10 +9,10 @@ from functools import partial
 from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 from qkv.models.gated_ffn import gated_ffn
 from qkv.models.grouped_heads import GroupedHeads
-from qkv.models.output_layer import output_layer
 from qkv.models.rope import Parameters, RotaryPositions
 from qkv.models.windows import FULL, SLIDING, LayerWindows
 
@@ -92,7 +92,6 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(rms_norm(x, w["norm"]))
     g.output("hidden_states", x)
-    if head := output_layer(root, w["embed_tokens"], tied=c.tie_word_embeddings):
-        logits = g.logits(x, head, c.vocab_size)
-        g.output("logits", g.soft_cap(logits, c.final_logit_softcapping) if c.final_logit_softcapping else logits)
+    lm = w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"]
+    heads.decoder(g, root, x, lm, c.vocab_size, soft_cap=c.final_logit_softcapping)
     return x

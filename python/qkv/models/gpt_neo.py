@@ -11,6 +11,7 @@ from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 
 
@@ -83,5 +84,5 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(g.layer_norm(x, w["ln_f"], eps=c.layer_norm_epsilon))
     g.output("hidden_states", x)
-    g.output("logits", g.logits(x, w["wte"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size))
+    heads.decoder(g, root, x, w["wte"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size)
     return x

@@ -10,6 +10,7 @@ from typing import Any
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Rope, Tensor
+from qkv.models import heads
 from qkv.models.common import activation, plain_rope
 
 
@@ -74,6 +75,6 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(g.layer_norm(x, w["final_layer_norm"], eps=c.layer_norm_eps))
     g.output("hidden_states", x)
-    head = w["embed_in"] if c.tie_word_embeddings else root.under("embed_out.", "lm_head.")
-    g.output("logits", g.logits(x, head, c.vocab_size))
+    lm = root["lm_head" if "lm_head" in root else "embed_out"]
+    heads.decoder(g, root, x, w["embed_in"] if c.tie_word_embeddings else lm, c.vocab_size)
     return x

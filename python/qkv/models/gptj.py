@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Rope, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 
 
@@ -57,6 +58,6 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(g.layer_norm(x, w["ln_f"], eps=c.layer_norm_epsilon))
     g.output("hidden_states", x)
-    head = w["wte"] if c.tie_word_embeddings else root["lm_head"]
-    g.output("logits", g.logits(x, head, c.vocab_size, bias=root["lm_head"].param("bias", (c.vocab_size,))))
+    lm = w["wte"] if c.tie_word_embeddings else root["lm_head"]
+    heads.decoder(g, root, x, lm, c.vocab_size, bias=root["lm_head"])
     return x

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Tensor
-from qkv.models import llama
+from qkv.models import heads
 from qkv.models.common import activation
+from qkv.models.grouped_heads import GroupedHeads
+from qkv.models.rope import RotaryPositions
 
 
-@dataclass
-class Config(llama.Config):
+@dataclass(kw_only=True)
+class Config(GroupedHeads, RotaryPositions):
+    vocab_size: int
+    intermediate_size: int
+    num_hidden_layers: int
     num_key_value_heads: int | None = 8
     max_position_embeddings: int = 131072
+    hidden_act: str = "silu"
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1e6
     sliding_window: int | None = None
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
         super().check()
@@ -31,16 +40,13 @@ class Config(llama.Config):
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("model.", "")
-    assert c.head_dim
-    assert c.num_key_value_heads
-    widths = {"q": c.num_attention_heads * c.head_dim, "k": c.num_key_value_heads * c.head_dim}
-    widths["v"] = widths["k"]
-    rope = c.rope()
+    rope = c.rope(c.head_dim)
 
     x = g.embed(w["embed_tokens"], vocab_size=c.vocab_size, hidden_size=c.hidden_size)
     for layer in w.layers("layers", c.num_hidden_layers):
+        x = g.hidden(x)
         h = g.rms_norm(x, layer["input_layernorm"], eps=c.rms_norm_eps)
-        q, k, v = (g.linear(h, layer[f"self_attn.{p}_proj"], width, bias=False) for p, width in widths.items())
+        q, k, v = (g.linear(h, layer[f"self_attn.{p}_proj"], n, bias=False) for p, n in c.widths.items())
         a = g.attention(q, k, v, head_dim=c.head_dim, causal=True, rope=rope, window=c.sliding_window)
         x = x + g.linear(a, layer["self_attn.o_proj"], c.hidden_size, bias=False)
 
@@ -56,7 +62,7 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
             top_k=c.num_experts_per_tok,
         )
 
-    x = g.rms_norm(x, w["norm"], eps=c.rms_norm_eps)
+    x = g.hidden(g.rms_norm(x, w["norm"], eps=c.rms_norm_eps))
     g.output("hidden_states", x)
-    g.output("logits", g.logits(x, w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size))
+    heads.decoder(g, root, x, w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size)
     return x

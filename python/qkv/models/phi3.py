@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
+from qkv.models import heads
 from qkv.models.common import activation
 from qkv.models.grouped_heads import GroupedHeads
-from qkv.models.output_layer import output_layer
 from qkv.models.rope import Parameters, RotaryPositions
 
 
@@ -64,6 +64,5 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
 
     x = g.hidden(g.rms_norm(x, w["norm"], eps=c.rms_norm_eps))
     g.output("hidden_states", x)
-    if head := output_layer(root, w["embed_tokens"], tied=c.tie_word_embeddings):
-        g.output("logits", g.logits(x, head, c.vocab_size))
+    heads.decoder(g, root, x, w["embed_tokens"] if c.tie_word_embeddings else root["lm_head"], c.vocab_size)
     return x

@@ -1,0 +1,12 @@
+"""XLM-RoBERTa (Conneau et al. 2019): RoBERTa, trained on a hundred languages."""
+
+from __future__ import annotations
+
+from qkv.models import roberta
+from qkv.models.roberta import build
+
+__all__ = ["Config", "build"]
+
+
+class Config(roberta.Config):
+    """RoBERTa's fields."""
