@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
+
+
+class TensorSource(Protocol):
+    """What holds the tensors: a `Checkpoint`, or the plan of one (`qkv.planning`)."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def names(self) -> list[str]: ...
+    def read(self, name: str) -> np.ndarray: ...
+    def release(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,7 @@ class Param:
         dtype: ``float32``, ``float16`` or ``bfloat16``.
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: TensorSource = field(repr=False)
     name: str
     shape: tuple[int, ...]
     dtype: str
@@ -46,7 +60,7 @@ class Weights:
     ``w["lm_head"].param("weight", shape)`` is a tensor.
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: TensorSource = field(repr=False)
     prefix: str = ""
 
     def under(self, *prefixes: str) -> Weights:
@@ -67,7 +81,7 @@ class Weights:
         )
 
     def __getitem__(self, name: str) -> Weights:
-        return Weights(self.checkpoint, self._join(name))
+        return replace(self, prefix=self._join(name))
 
     def __contains__(self, name: str) -> bool:
         full, names = self._join(name), self.checkpoint.names

@@ -73,12 +73,14 @@ def base(x: Tensor) -> Tensor:
     return x.inputs[0] if isinstance(x.op, ops.Slice) else x
 
 
-def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
+def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto", program: _ext.Program | None = None) -> Lowered:
     """Fuses the graph, packs its weights and builds the program.
 
     kv_dtype: of keys and values: float32, bfloat16, int8, or "auto", which is bfloat16 for a model that can cache them
     and whose weights are narrower than float32, and float32 for any other. A run without a cache rounds them as one
     with a cache does.
+
+    program: what the steps are added to; an empty one by default.
 
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
@@ -88,7 +90,7 @@ def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
     _pack_tied_first(nodes, packer)
     if kv_dtype == "auto":
         kv_dtype = "bfloat16" if packer.dtype != "float32" and _cacheable(nodes) else "float32"
-    program = _ext.Program()
+    program = program or _ext.Program()
     buffers = Buffers(program, nodes)
     for index, node in enumerate(nodes):
         if not isinstance(node.op, ops.Slice):

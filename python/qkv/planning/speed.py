@@ -1,0 +1,76 @@
+"""How fast a model can be at most on this machine, and about how fast it is expected to be."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qkv import _ext
+from qkv.bench.kernels import arithmetic
+from qkv.graph.tensor import Attention, Linear
+from qkv.planning.planner import Outline
+from qkv.planning.result import Speed
+from qkv.planning.sizes import PlannedWeight
+
+# Shares of the ceilings that whole models reached where docs/images/bench.png was measured (docs/benchmarks.md says
+# how). Many tokens: the prompt of GPT-2, 512 tokens. The picture counts attention as work of the weights' type, here it
+# is work in float32: so its 52 and 49 % with int8 and int4 weights are 61 and 58 %.
+_MANY_TOKENS = {"float32": 0.82, "bfloat16": 0.78, "int8": 0.61, "int4": 0.58}
+# One token: GPT-2 after 64 tokens. Its int8 and int4 weights are partly in the cache there, so theirs are the shares of
+# a single layer with weights from memory, 95 and 79 %, times 0.94: what whole models keep of that in the other types.
+_ONE_TOKEN = {"float32": 0.90, "bfloat16": 0.83, "int8": 0.89, "int4": 0.74}
+
+
+@dataclass
+class Cost:
+    """Of one run: operations in each type of arithmetic, and bytes to read from memory."""
+
+    operations: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    nbytes: float = 0
+
+    def add_layer(self, weight: PlannedWeight, rows: float) -> None:
+        self.operations[arithmetic(weight.dtype)] += 2 * rows * weight.out_features * weight.in_features
+        self.nbytes += weight.nbytes
+
+    def seconds(self, ceilings: Mapping[str, float]) -> float:
+        """At least; `ceilings`: operations per second of each type, and bytes per second of "memory"."""
+        computing = sum(count / ceilings[kind] for kind, count in self.operations.items())
+        return max(computing, self.nbytes / ceilings["memory"])
+
+
+def cost(of: Outline, new: int, past: int) -> Cost:
+    """Of `new` tokens of one sequence after `past` cached ones, with the logits of the last.
+
+    Matrices and attention are counted; norms and activations are little work beside them."""
+    total = Cost()
+    for node in of.nodes:
+        match node.op:
+            case Linear() as op:
+                total.add_layer(of.packer.size(op), rows=new if node.rows == "tokens" else 1)
+            case Attention() as op:
+                total.operations["float32"] += 4 * _pairs(op, new, past) * op.heads * op.head_dim
+                visible = min(past + new, op.window + new) if op.window else past + new
+                page = _ext.page_nbytes(1, op.kv_heads, op.head_dim, of.lowered.kv_dtype)
+                total.nbytes += visible * page / _ext.page_tokens
+    return total
+
+
+def speeds(of: Outline, tokens: int, ceilings: Mapping[str, float]) -> tuple[Speed, Speed | None]:
+    """Of a prompt of so many tokens, and of the tokens that a decoder makes after it."""
+
+    def speed(new: int, past: int, shares: Mapping[str, float]) -> Speed:
+        rate = new / cost(of, new, past).seconds(ceilings)
+        return Speed(rate, rate * shares[of.packer.dtype])
+
+    prompt = speed(tokens, 0, _MANY_TOKENS)
+    return prompt, speed(1, tokens, _ONE_TOKEN) if of.lowered.cache else None
+
+
+def _pairs(op: Attention, new: int, past: int) -> int:
+    """Pairs of a query and a key that it sees."""
+    keys = past + new
+    window = op.window or keys
+    return sum(
+        (i + 1 if op.causal else min(keys, i + window)) - max(0, i + 1 - window) for i in range(past, past + new)
+    )
