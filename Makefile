@@ -87,7 +87,7 @@ build/arm/fetched: tools/arm/fetch.sh requirements/run.txt requirements/test-ker
 	tools/arm/fetch.sh $(BIN)/pip
 	@touch $@
 
-build/arm/tiny: tests/tiny.py | .venv/test
+build/arm/tiny: $(wildcard tests/tiny/*.py) | .venv/test
 	$(BIN)/python -m tests.tiny $@
 	@touch $@
 

@@ -18,7 +18,7 @@ std::vector<float> values_of(const std::optional<FloatArray>& x) {
 // `window`: the token at position p sees p - window + 1 ... p, and without `causal` as many after it; 0: all.
 AttentionShape make_shape(int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, bool causal, int64_t window,
                           float soft_cap, const std::optional<FloatArray>& slopes,
-                          const std::optional<FloatArray>& bias, const std::string& type) {
+                          const std::optional<FloatArray>& bias, const std::string& type, bool interleaved) {
   require(window >= 0, "attention: negative window ", window);
   require(!bias || (bias->ndim() == 2 && bias->shape(1) % 2 == 1),
           "attention: the relative bias must be [heads, an odd number of distances]");
@@ -33,7 +33,8 @@ AttentionShape make_shape(int64_t heads, int64_t kv_heads, int64_t head_dim, flo
                           .soft_cap = soft_cap,
                           .slopes = values_of(slopes),
                           .bias = values_of(bias),
-                          .reach = bias ? bias->shape(1) / 2 : 0};
+                          .reach = bias ? bias->shape(1) / 2 : 0,
+                          .interleaved = interleaved};
   shape.check();
   return shape;
 }
@@ -47,8 +48,8 @@ py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const
                                  int64_t window, float soft_cap, const std::optional<FloatArray>& slopes,
                                  const std::optional<FloatArray>& relative_bias, const std::string& kv_type) {
   require(q.ndim() == 4 && k.ndim() == 4, "attention: q, k and v must be [batch, tokens, heads, head_dim]");
-  const AttentionShape shape =
-      make_shape(q.shape(2), k.shape(2), q.shape(3), scale, causal, window, soft_cap, slopes, relative_bias, kv_type);
+  const AttentionShape shape = make_shape(q.shape(2), k.shape(2), q.shape(3), scale, causal, window, soft_cap, slopes,
+                                          relative_bias, kv_type, false);
   const int64_t batch = q.shape(0), tokens = q.shape(1), keys = k.shape(1), past = keys - tokens;
   check(k, "attention: k", {batch, keys, shape.kv_heads, shape.head_dim});
   check(v, "attention: v", {batch, keys, shape.kv_heads, shape.head_dim});
@@ -89,7 +90,8 @@ void register_attention(py::module_& m) {
   using namespace py::literals;
   py::class_<AttentionShape>(m, "AttentionShape")
       .def(py::init(&make_shape), "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "causal"_a, "window"_a = 0,
-           "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(), "kv_type"_a = "float32");
+           "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(), "kv_type"_a = "float32",
+           "interleaved"_a = false);
   m.def("attention", &attend_arrays, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a, "threads"_a = 1,
         "window"_a = 0, "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(),
         "kv_type"_a = "float32");

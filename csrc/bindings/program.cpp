@@ -34,14 +34,20 @@ Pooling pooling_of(const std::string& name) {
   return found->second;
 }
 
-py::array_t<float> run(Program& program, const std::string& output, const Batch& batch, int threads) {
+// One array for each output.
+std::vector<py::array_t<float>> run(Program& program, const std::vector<std::string>& outputs, const Batch& batch,
+                                    int threads) {
   program.check(batch);
-  const Buffer& result = program.output(output);
-  py::array_t<float> out({batch.rows(result.rows), result.width});
-  float* data = out.mutable_data();
+  std::vector<py::array_t<float>> arrays;
+  std::vector<float*> data;
+  for (const std::string& name : outputs) {
+    const Buffer& result = program.output(name);
+    arrays.emplace_back(std::vector<py::ssize_t>{batch.rows(result.rows), result.width});
+    data.push_back(arrays.back().mutable_data());
+  }
   const py::gil_scoped_release release;
-  program.run(output, batch, data, threads);
-  return out;
+  program.run(outputs, data, batch, threads);
+  return arrays;
 }
 
 void register_batch(py::module_& m) {
@@ -49,17 +55,25 @@ void register_batch(py::module_& m) {
   using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
   py::class_<Batch>(m, "Batch")
       .def(py::init([](const Ints& ids, const Longs& cu_seqlens, const Ints& types, const Longs& wanted,
-                       const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages) {
+                       const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
+                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const Longs& planned) {
              return Batch{.token_ids = vector_of(ids, "token_ids"),
                           .type_ids = vector_of(types, "type_ids"),
                           .cu_seqlens = vector_of(cu_seqlens, "cu_seqlens"),
                           .past = vector_of(past, "past"),
+                          .planned = vector_of(planned, "planned"),
                           .wanted = vector_of(wanted, "wanted"),
                           .cache = cache,
-                          .pages = std::move(pages)};
+                          .pages = std::move(pages),
+                          .source = source,
+                          .source_pages = std::move(source_pages),
+                          .source_lengths = vector_of(source_lengths, "source_lengths")};
            }),
            py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
-           py::arg("cache").none(true), py::arg("pages"), py::keep_alive<1, 7>());
+           py::arg("cache").none(true) = py::none(), py::arg("pages") = py::list(),
+           py::arg("source").none(true) = py::none(), py::arg("source_pages") = py::list(),
+           py::arg("source_lengths") = Longs(0), py::arg("planned") = Longs(0), py::keep_alive<1, 7>(),
+           py::keep_alive<1, 9>());
   py::class_<KVCache>(m, "KVCache")
       .def(py::init([](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type, int64_t max_bytes) {
              return std::make_unique<KVCache>(layers, kv_heads, head_dim, kv_type_of(type), max_bytes);
@@ -83,6 +97,12 @@ void register_program(py::module_& m) {
         return layers * kv_heads * page_bytes(kv_type_of(type), head_dim);
       },
       py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"));
+  py::class_<LongRotary>(m, "LongRotary")
+      .def(py::init([](int64_t length, std::vector<float> frequencies, float scale, float ntk_factor) {
+             require(length > 0 && ntk_factor >= 0, "rotary: negative length or factor");
+             return LongRotary{length, std::move(frequencies), scale, ntk_factor};
+           }),
+           py::arg("length"), py::arg("inverse_frequencies"), py::arg("scale"), py::arg("ntk_factor"));
   py::class_<Program>(m, "Program")
       .def(py::init<>())
       .def(
@@ -93,20 +113,24 @@ void register_program(py::module_& m) {
           py::arg("width"), py::arg("rows"), py::arg("dtype") = "float32")
       .def(
           "embed",
-          [](Program& p, int out, std::shared_ptr<Weight> tokens, std::shared_ptr<Weight> positions,
+          [](Program& p, int out, std::shared_ptr<Weight> tokens, float scale, std::shared_ptr<Weight> positions,
              int64_t position_offset, std::shared_ptr<Weight> types) {
-            p.add(EmbedStep{out, std::move(tokens), std::move(positions), std::move(types), position_offset});
+            p.add(EmbedStep{out, std::move(tokens), std::move(positions), std::move(types), scale, position_offset});
           },
-          py::arg("out"), py::arg("tokens"), py::arg("positions").none(true), py::arg("position_offset"),
-          py::arg("types").none(true))
+          py::arg("out"), py::arg("tokens"), py::arg("scale"), py::arg("positions").none(true),
+          py::arg("position_offset"), py::arg("types").none(true))
       .def(
           "rotary",
-          [](Program& p, int out, std::vector<float> frequencies) { p.add(RotaryStep{out, std::move(frequencies)}); },
-          py::arg("out"), py::arg("inverse_frequencies"))
+          [](Program& p, int out, std::vector<float> frequencies, float scale, std::optional<LongRotary> beyond) {
+            p.add(RotaryStep{out, std::move(frequencies), scale, std::move(beyond)});
+          },
+          py::arg("out"), py::arg("inverse_frequencies"), py::arg("scale"), py::arg("beyond").none(true) = py::none())
       .def(
           "norm",
-          [](Program& p, int out, int x, std::vector<float> weight, std::vector<float> bias, float eps, bool centred,
-             int converted) { p.add(NormStep{out, x, converted, std::move(weight), std::move(bias), eps, centred}); },
+          [](Program& p, int out, const ViewTuple& x, std::vector<float> weight, std::vector<float> bias, float eps,
+             bool centred, int converted) {
+            p.add(NormStep{out, view_of(x), converted, std::move(weight), std::move(bias), eps, centred});
+          },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("centred"),
           py::arg("converted") = -1)
       .def(
@@ -117,6 +141,31 @@ void register_program(py::module_& m) {
             p.add(LinearStep{out, x, residual, std::move(weight), function_of(activation)});
           },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
+      .def(
+          "map",
+          [](Program& p, int out, int x, const std::string& function, float before, float after) {
+            p.add(MapStep{out, x, function_of(function), before, after});
+          },
+          py::arg("out"), py::arg("x"), py::arg("function"), py::arg("before"), py::arg("after"))
+      .def(
+          "combine",
+          [](Program& p, int out, int a, int b, const std::string& kind) {
+            require(kind == "add" || kind == "multiply", "no combination '", kind, "'");
+            p.add(CombineStep{out, a, b, kind == "add" ? Combination::add : Combination::multiply});
+          },
+          py::arg("out"), py::arg("a"), py::arg("b"), py::arg("kind"))
+      .def(
+          "store",
+          [](Program& p, const ViewTuple& k, const ViewTuple& v, int64_t layer, AttentionShape shape) {
+            p.add(StoreStep{view_of(k), view_of(v), std::move(shape), layer});
+          },
+          py::arg("k"), py::arg("v"), py::arg("layer"), py::arg("shape"))
+      .def(
+          "cross_attention",
+          [](Program& p, int out, const ViewTuple& q, int64_t layer, AttentionShape shape) {
+            p.add(CrossAttentionStep{out, view_of(q), std::move(shape), layer});
+          },
+          py::arg("out"), py::arg("q"), py::arg("layer"), py::arg("shape"))
       .def(
           "attention",
           [](Program& p, int out, const ViewTuple& q, const ViewTuple& k, const ViewTuple& v, int rotary, int64_t layer,
@@ -132,11 +181,19 @@ void register_program(py::module_& m) {
           [](Program& p, int out, int x, const std::string& pooling) { p.add(PoolStep{out, x, pooling_of(pooling)}); },
           py::arg("out"), py::arg("x"), py::arg("pooling"))
       .def("output", &Program::add_output, py::arg("name"), py::arg("buffer"))
-      .def("run", &run, py::arg("output"), py::arg("batch"), py::arg("threads"))
+      .def("run", &run, py::arg("outputs"), py::arg("batch"), py::arg("threads"))
       .def("__str__", &Program::describe)
       .def(
           "width", [](const Program& p, const std::string& output) { return p.output(output).width; },
           py::arg("output"))
+      .def(
+          "rows",
+          [](const Program& p, const std::string& output) {
+            static constexpr std::array names = {"tokens", "sequences", "logits"};
+            return names[static_cast<size_t>(p.output(output).rows)];
+          },
+          py::arg("output"))
+      .def_property_readonly("outputs", &Program::output_names)
       .def_property_readonly("profiling", [](Program& p) { return p.profile().enabled(); })
       .def("profile", [](Program& p) {
         std::map<std::string, std::tuple<int64_t, double, double, double>> table;

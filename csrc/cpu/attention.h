@@ -20,6 +20,7 @@ struct AttentionShape {
   std::vector<float> slopes;  // [heads] or empty: - slope |key - query| is added to scores (ALiBi, Press et al. 2022)
   std::vector<float> bias;  // [heads, 2 reach + 1] or empty: bias of distances -reach ... reach; those beyond as these
   int64_t reach = 0;
+  bool interleaved = false;  // rotary pairs are (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)
 
   bool causal() const { return after == 0; }
   void check() const;  // throws Error

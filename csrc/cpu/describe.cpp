@@ -22,9 +22,22 @@ struct Describe {
   }
   void view(const View& v) { text << "%" << v.buffer << "[" << v.column << ":" << v.column + v.width << "]"; }
 
+  void options(const AttentionShape& shape) {
+    text << ", " << shape.heads;
+    if (shape.heads != shape.kv_heads) text << "/" << shape.kv_heads;
+    text << " heads of " << shape.head_dim << (shape.causal() ? ", causal" : "");
+    if (shape.before != kEverything) text << ", window " << shape.before + 1;
+    if (shape.soft_cap != 0) text << ", soft cap " << shape.soft_cap;
+    if (!shape.slopes.empty()) text << ", ALiBi";
+    if (!shape.bias.empty()) text << ", bias of distances up to " << shape.reach;
+    if (shape.type != KVType::float32) text << ", in " << name_of(shape.type);
+    if (shape.interleaved) text << ", interleaved";
+  }
+
   void operator()(const EmbedStep& s) {
     text << "%" << s.out << " = embed(token ";
     weight(*s.tokens);
+    if (s.scale != 1) text << " x " << s.scale;
     if (s.positions) {
       text << ", position ";
       weight(*s.positions);
@@ -37,10 +50,17 @@ struct Describe {
     text << ")";
   }
   void operator()(const RotaryStep& s) {
-    text << "%" << s.out << " = rotary(" << s.inverse_frequencies.size() << " frequencies)";
+    text << "%" << s.out << " = rotary(" << s.inverse_frequencies.size() << " frequencies";
+    if (s.scale != 1) text << " x " << s.scale;
+    if (s.beyond) text << "; others beyond " << s.beyond->length << " tokens";
+    text << ")";
   }
   void operator()(const NormStep& s) {
-    text << "%" << s.out << " = " << (s.centred ? "layer_norm" : "rms_norm") << "(%" << s.x << ", eps " << s.eps << ")";
+    text << "%" << s.out << " = " << (s.centred ? "layer_norm" : "rms_norm") << "(";
+    if (s.x.width == buffers[static_cast<size_t>(s.x.buffer)].width) text << "%" << s.x.buffer;
+    else view(s.x);
+    if (s.parts() > 1) text << ", " << s.parts() << " heads";
+    text << ", eps " << s.eps << ")";
     type(s.out);
     if (s.converted < 0) return;
     text << ", %" << s.converted;
@@ -65,17 +85,33 @@ struct Describe {
     view(s.k);
     text << ", v ";
     view(s.v);
-    const AttentionShape& shape = s.shape;
-    text << ", " << shape.heads;
-    if (shape.heads != shape.kv_heads) text << "/" << shape.kv_heads;
-    text << " heads of " << shape.head_dim << (shape.causal() ? ", causal" : "");
-    if (shape.before != kEverything) text << ", window " << shape.before + 1;
-    if (shape.soft_cap != 0) text << ", soft cap " << shape.soft_cap;
-    if (!shape.slopes.empty()) text << ", ALiBi";
-    if (!shape.bias.empty()) text << ", bias of distances up to " << shape.reach;
-    if (shape.type != KVType::float32) text << ", in " << name_of(shape.type);
+    options(s.shape);
     if (s.rotary >= 0) text << ", rotated by %" << s.rotary;
     text << ")";
+  }
+  void operator()(const StoreStep& s) {
+    text << "store(k ";
+    view(s.k);
+    text << ", v ";
+    view(s.v);
+    text << ", source layer " << s.layer << ")";
+  }
+  void operator()(const CrossAttentionStep& s) {
+    text << "%" << s.out << " = cross_attention(q ";
+    view(s.q);
+    text << ", source layer " << s.layer;
+    options(s.shape);
+    text << ")";
+  }
+  void operator()(const MapStep& s) {
+    text << "%" << s.out << " = ";
+    if (s.after != 1) text << s.after << " ";
+    text << name_of(s.function) << "(";
+    if (s.before != 1) text << s.before << " ";
+    text << "%" << s.x << ")";
+  }
+  void operator()(const CombineStep& s) {
+    text << "%" << s.out << " = %" << s.a << (s.kind == Combination::add ? " + %" : " * %") << s.b;
   }
   void operator()(const GatherStep& s) { text << "%" << s.out << " = gather(%" << s.x << ", wanted rows)"; }
   void operator()(const PoolStep& s) {
@@ -87,9 +123,19 @@ struct Describe {
 }  // namespace
 
 const char* kind_of(const Step& step) {
-  static constexpr std::array kinds = {"embed", "rotary", "norm", "convert", "linear", "attention", "gather", "pool"};
+  static constexpr std::array kinds = {"embed",   "rotary",    "norm",  "convert",         "linear", "map",
+                                       "combine", "attention", "store", "cross_attention", "gather", "pool"};
   static_assert(kinds.size() == std::variant_size_v<Step>);
   return kinds[step.index()];
+}
+
+int out_of(const Step& step) {
+  return std::visit(
+      [](const auto& s) {
+        if constexpr (std::is_same_v<decltype(s), const StoreStep&>) return -1;
+        else return s.out;
+      },
+      step);
 }
 
 std::string Program::describe() const {

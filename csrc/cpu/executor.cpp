@@ -20,7 +20,7 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
   workspace.buffers.resize(program.buffers().size());
   workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
   for (size_t i = 0; i < steps; ++i) {
-    make_room(std::visit([](const auto& step) { return step.out; }, program.steps()[i]));
+    if (const int out = out_of(program.steps()[i]); out >= 0) make_room(out);
     if (const auto* norm = std::get_if<NormStep>(&program.steps()[i]); norm && norm->converted >= 0)
       make_room(norm->converted);
   }
@@ -37,6 +37,11 @@ void Run::make_room(int number) {
   bind(number, memory.floats());
 }
 
+void Run::copy(int buffer, float* memory) const {
+  if (memory != at(buffer))
+    std::memcpy(memory, at(buffer), static_cast<size_t>(rows(buffer) * width(buffer)) * sizeof(float));
+}
+
 Work Run::operator()(const EmbedStep& step) {
   constexpr int64_t kTokens = 16;
   const int64_t n = width(step.out), tokens = batch_.tokens();
@@ -47,6 +52,8 @@ Work Run::operator()(const EmbedStep& step) {
       float* row = at(step.out) + token * n;
       std::memset(row, 0, static_cast<size_t>(n) * sizeof(float));
       step.tokens->add_row(batch_.token_ids[i], row);
+      if (step.scale != 1)
+        for (int64_t j = 0; j < n; ++j) row[j] *= step.scale;
       if (step.positions) step.positions->add_row(workspace_.positions[i] + step.position_offset, row);
       if (step.types) step.types->add_row(batch_.type_ids.empty() ? 0 : batch_.type_ids[i], row);
     }
@@ -55,37 +62,75 @@ Work Run::operator()(const EmbedStep& step) {
   return {.bytes = values * 4 * (tables + 1)};
 }
 
+std::vector<float> LongRotary::frequencies(int64_t planned) const {
+  std::vector<float> result = inverse_frequencies;
+  if (ntk_factor == 0) return result;
+  const double factor = ntk_factor, half = static_cast<double>(result.size());
+  const double stretch = factor * static_cast<double>(planned) / static_cast<double>(length) - factor + 1;
+  for (size_t i = 0; i < result.size(); ++i)
+    result[i] = static_cast<float>(result[i] * std::pow(stretch, -static_cast<double>(i) / (half - 1)));
+  return result;
+}
+
 Work Run::operator()(const RotaryStep& step) {
   const auto half = static_cast<int64_t>(step.inverse_frequencies.size());
-  parallel_for(batch_.tokens(), threads_for(100.0 * static_cast<double>(batch_.tokens() * half), threads_),
-               [&](int64_t token, int) {
-                 const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(token)]);
-                 float* cosine = at(step.out) + token * 2 * half;
-                 for (int64_t i = 0; i < half; ++i) {
-                   const float angle = position * step.inverse_frequencies[static_cast<size_t>(i)];
-                   cosine[i] = std::cos(angle);
-                   cosine[half + i] = std::sin(angle);
-                 }
-               });
+  const auto turn = [&](int64_t first, int64_t tokens, const std::vector<float>& frequencies, float scale) {
+    const double values = static_cast<double>(tokens * half);
+    parallel_for(tokens, threads_for(100 * values, threads_), [&](int64_t i, int) {
+      const auto position = static_cast<float>(workspace_.positions[static_cast<size_t>(first + i)]);
+      float* cosine = at(step.out) + (first + i) * 2 * half;
+      for (int64_t j = 0; j < half; ++j) {
+        const float angle = position * frequencies[static_cast<size_t>(j)];
+        cosine[j] = scale * std::cos(angle);
+        cosine[half + j] = scale * std::sin(angle);
+      }
+    });
+  };
+  const auto is_long = [&](int64_t s) { return step.beyond && batch_.planned_of(s) > step.beyond->length; };
+  int64_t done = 0;  // tokens; neighbours that turn by the same angles are taken together
+  for (int64_t s = 0; s <= batch_.sequences(); ++s) {
+    if (s < batch_.sequences() && !is_long(s)) continue;
+    const int64_t end = s < batch_.sequences() ? begin(s) : batch_.tokens();
+    if (end > done) turn(done, end - done, step.inverse_frequencies, step.scale);
+    if (s == batch_.sequences()) break;
+    turn(end, length(s), step.beyond->frequencies(batch_.planned_of(s)), step.beyond->scale);
+    done = end + length(s);
+  }
   return {.bytes = static_cast<double>(batch_.tokens() * half) * 8};
 }
 
 Work Run::operator()(const NormStep& step) {
-  const int64_t n = width(step.x);
-  const NormArgs args = {.x = at(step.x),
-                         .x_stride = n,
+  const int64_t n = static_cast<int64_t>(step.weight.size()), m = rows(step.x.buffer);
+  const NormArgs args = {.x = at(step.x.buffer) + step.x.column,
+                         .x_stride = width(step.x.buffer),
                          .weight = step.weight.data(),
                          .bias = step.bias.empty() ? nullptr : step.bias.data(),
                          .n = n,
                          .eps = step.eps,
                          .centred = step.centred,
                          .y = at(step.out),
-                         .y_stride = n};
+                         .y_stride = width(step.out)};
   const int converted = type(step.out) == DType::float32 ? step.converted : step.out;
-  if (converted < 0) norm(kernels_, args, rows(step.x), threads_);
-  else norm_and_convert(args, converted != step.out, rows(step.x), activations(converted));
-  const double values = static_cast<double>(rows(step.x) * n);
+  if (step.parts() > 1) norm_heads(args, m, step.parts());
+  else if (converted < 0) norm(kernels_, args, m, threads_);
+  else norm_and_convert(args, converted != step.out, m, activations(converted));
+  const double values = static_cast<double>(m * step.x.width);
   return {.flops = 8 * values, .bytes = 8 * values};
+}
+
+void Run::norm_heads(const NormArgs& args, int64_t rows, int64_t parts) {
+  constexpr int64_t kRows = 4;
+  constexpr double kWork = 16;  // of a value, in the unit of threads_for
+  const double values = static_cast<double>(rows * parts * args.n);
+  parallel_for((rows + kRows - 1) / kRows, threads_for(kWork * values, threads_), [&](int64_t task, int) {
+    for (int64_t r = task * kRows; r < std::min(rows, (task + 1) * kRows); ++r) {
+      NormArgs heads = args;
+      heads.x += r * args.x_stride;
+      heads.y += r * args.y_stride;
+      heads.x_stride = heads.y_stride = args.n;
+      kernels_.norm(heads, 0, parts);
+    }
+  });
 }
 
 // A row is converted while it is in L1. Without `keep` it is forgotten then, and goes through the thread's scratch
@@ -122,6 +167,33 @@ Work Run::operator()(const LinearStep& step) {
           .bytes = static_cast<double>(w.nbytes() + m * (w.in() + w.half_out()) * 4)};
 }
 
+Work Run::operator()(const MapStep& step) {
+  const int64_t n = rows(step.x) * width(step.x);
+  const float* x = at(step.x);
+  float* y = at(step.out);
+  if (step.before != 1) {
+    for (int64_t i = 0; i < n; ++i) y[i] = step.before * x[i];
+    x = y;
+  }
+  if (step.function != Function::identity) {
+    map(kernels_, step.function, x, y, n, threads_);
+    x = y;
+  }
+  for (int64_t i = 0; i < n; ++i) y[i] = step.after * x[i];
+  return {.bytes = 8 * static_cast<double>(n)};
+}
+
+Work Run::operator()(const CombineStep& step) {
+  const int64_t n = rows(step.out) * width(step.out);
+  const float *a = at(step.a), *b = at(step.b);
+  float* y = at(step.out);
+  if (step.kind == Combination::add)
+    for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+  else
+    for (int64_t i = 0; i < n; ++i) y[i] = a[i] * b[i];
+  return {.bytes = 12 * static_cast<double>(n)};
+}
+
 Work Run::operator()(const GatherStep& step) {
   const int64_t n = width(step.x);
   for (size_t i = 0; i < batch_.wanted.size(); ++i)
@@ -152,10 +224,13 @@ Work Run::operator()(const PoolStep& step) {
   return {.flops = values, .bytes = 4 * values};
 }
 
-void Program::run(const std::string& output_name, const Batch& batch, float* out, int threads) {
-  const Buffer& result = output(output_name);
+void Program::run(const std::vector<std::string>& names, const std::vector<float*>& arrays, const Batch& batch,
+                  int threads) {
   if (batch.tokens() == 0) {  // empty sequences: nothing to compute, and to pool zeros
-    std::fill_n(out, batch.rows(result.rows) * result.width, 0.0f);
+    for (size_t i = 0; i < names.size(); ++i) {
+      const Buffer& result = output(names[i]);
+      std::fill_n(arrays[i], batch.rows(result.rows) * result.width, 0.0f);
+    }
     return;
   }
   std::unique_ptr<Workspace> workspace;
@@ -168,19 +243,26 @@ void Program::run(const std::string& output_name, const Batch& batch, float* out
   }
   if (!workspace) workspace = std::make_unique<Workspace>();
 
-  const Output& end = outputs_.at(output_name);
-  // Only the last step may write into the caller's array: earlier ones may use the same buffer for other things.
+  std::vector<const Output*> wanted;
+  for (const std::string& name : names) wanted.push_back(&outputs_.at(name));
+  size_t steps = names.empty() ? steps_.size() : 0;
+  for (const Output* result : wanted) steps = std::max(steps, result->steps);
   threads = std::max(1, threads);
-  Run run(*this, end.steps - 1, batch, *workspace, threads);
+  Run run(*this, steps, batch, *workspace, threads);
   with_team(threads, [&] {
-    for (size_t i = 0; i < end.steps; ++i) {
-      if (i + 1 == end.steps) run.bind(end.buffer, out);
+    for (size_t i = 0; i < steps; ++i) {
+      // The last step writes into the caller's array. What earlier ones give is copied: later ones read it.
+      if (i + 1 == steps)
+        for (size_t k = 0; k < wanted.size(); ++k)
+          if (wanted[k]->steps == steps) run.bind(wanted[k]->buffer, arrays[k]);
       const auto start = std::chrono::steady_clock::now();
       const Work work = std::visit(run, steps_[i]);
       if (profile_.enabled()) {
         const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
         profile_.add(kind_of(steps_[i]), time.count(), work);
       }
+      for (size_t k = 0; k < wanted.size(); ++k)
+        if (wanted[k]->steps == i + 1) run.copy(wanted[k]->buffer, arrays[k]);
     }
   });
   const std::lock_guard lock(mutex_);

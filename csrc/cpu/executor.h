@@ -13,18 +13,28 @@ class Run {
 
   // From now on the buffer lives in the caller's memory.
   void bind(int buffer, float* memory) { buffers_[static_cast<size_t>(buffer)] = memory; }
+  // Copies all rows of the buffer, unless they are there already.
+  void copy(int buffer, float* memory) const;
 
   Work operator()(const EmbedStep& step);
   Work operator()(const RotaryStep& step);
   Work operator()(const NormStep& step);
   Work operator()(const ConvertStep& step);
   Work operator()(const LinearStep& step);
+  Work operator()(const MapStep& step);
+  Work operator()(const CombineStep& step);
   Work operator()(const AttentionStep& step);
+  Work operator()(const StoreStep& step);
+  Work operator()(const CrossAttentionStep& step);
   Work operator()(const GatherStep& step);
   Work operator()(const PoolStep& step);
 
  private:
   float* at(int buffer) const { return buffers_[static_cast<size_t>(buffer)]; }
+  // Rows of a view, from the first of sequence s on.
+  float* rows_of(const View& view, int64_t s) const {
+    return at(view.buffer) + begin(s) * width(view.buffer) + view.column;
+  }
   int64_t width(int buffer) const { return program_.buffers()[static_cast<size_t>(buffer)].width; }
   DType type(int buffer) const { return program_.buffers()[static_cast<size_t>(buffer)].type; }
   Activations activations(int buffer) const { return {type(buffer), at(buffer), rows(buffer), width(buffer)}; }
@@ -33,6 +43,9 @@ class Run {
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
   void make_room(int buffer);
+  void norm_heads(const NormArgs& args, int64_t rows, int64_t parts);
+  // of workspace_.attention.sequences
+  Work attend(const AttentionShape& shape, const AttentionStrides& strides, KVCache* cache, int64_t layer);
   void norm_and_convert(const NormArgs& args, bool keep, int64_t rows, const Activations& to);
 
   const Program& program_;

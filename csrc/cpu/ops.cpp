@@ -20,8 +20,8 @@ double values(int64_t rows, int64_t n) { return static_cast<double>(rows) * stat
 // Work per value for threads_for, whose unit is about 0.01 ns of one core: rough figures of AVX-512 kernels.
 constexpr double kMapWork = 20, kSoftmaxWork = 40, kNormWork = 16, kRopeWork = 16, kConvertWork = 12;
 
-constexpr std::array kFunctionNames = {"identity", "relu", "gelu", "gelu_tanh", "silu",
-                                       "sigmoid",  "tanh", "erf",  "exp"};
+constexpr std::array kFunctionNames = {"identity", "relu", "gelu",    "gelu_tanh", "quick_gelu",
+                                       "silu",     "tanh", "sigmoid", "erf",       "exp"};
 
 auto linear_kernel(const Kernels& kernels, DType dtype) {
   switch (dtype) {

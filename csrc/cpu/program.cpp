@@ -4,6 +4,7 @@
 
 #include "error.h"
 #include "isa.h"
+#include "ops.h"
 
 namespace qkv {
 
@@ -36,10 +37,16 @@ void Program::add(Step step) {
 }
 
 void Program::add_output(const std::string& name, int number) {
-  require(!steps_.empty() && std::visit([](const auto& step) { return step.out; }, steps_.back()) == number,
-          "program: output '", name, "' is not what the last step wrote");
+  require(!steps_.empty() && out_of(steps_.back()) == number, "program: output '", name,
+          "' is not what the last step wrote");
   require(buffer(number).type == DType::float32, "program: output '", name, "' is not float32");
   outputs_[name] = {number, steps_.size()};
+}
+
+std::vector<std::string> Program::output_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, _] : outputs_) names.push_back(name);
+  return names;
 }
 
 const Buffer& Program::output(const std::string& name) const {
@@ -87,19 +94,28 @@ struct StepCheck {
     type("rotary", s.out, DType::float32);
     width("rotary", s.out, 2 * static_cast<int64_t>(s.inverse_frequencies.size()));
     require(at(s.out).rows == Rows::tokens, "rotary: makes one row for each token");
+    require(!s.beyond || s.beyond->inverse_frequencies.size() == s.inverse_frequencies.size(),
+            "rotary: short and long sequences differ in how many frequencies they have");
+  }
+  // A view of float32 rows.
+  void view(const char* what, const View& v) const {
+    require(v.width > 0 && v.column >= 0 && v.column + v.width <= at(v.buffer).width, what, ": columns ", v.column,
+            " ... ", v.column + v.width, " do not lie in buffer ", v.buffer);
+    type(what, v.buffer, DType::float32);
   }
   void operator()(const NormStep& s) const {
     const auto n = static_cast<int64_t>(s.weight.size());
-    type("norm", s.x, DType::float32);
-    width("norm", s.x, n);
-    width("norm", s.out, n);
-    same_rows("norm", s.x, s.out);
+    view("norm", s.x);
+    require(n > 0 && s.x.width % n == 0, "norm: a weight of ", n, " values does not divide rows of ", s.x.width);
+    require(s.parts() == 1 || (at(s.out).type == DType::float32 && s.converted < 0), "norm: heads stay float32");
+    width("norm", s.out, s.x.width);
+    same_rows("norm", s.x.buffer, s.out);
     require(s.bias.empty() || s.bias.size() == s.weight.size(), "norm: bias and weight differ in size");
     if (s.converted < 0) return;
     type("norm", s.out, DType::float32);
     require(at(s.converted).type != DType::float32, "norm: buffer ", s.converted, " is float32, not converted");
     width("norm", s.converted, n);
-    same_rows("norm", s.x, s.converted);
+    same_rows("norm", s.x.buffer, s.converted);
   }
   void operator()(const ConvertStep& s) const {
     type("convert", s.x, DType::float32);
@@ -109,6 +125,7 @@ struct StepCheck {
   }
   void operator()(const LinearStep& s) const {
     require(s.weight && s.weight->layout() != Layout::rows, "linear: needs a weight in panels");
+    require(s.activation <= Function::tanh, "linear: ", name_of(s.activation), " is not one of its activations");
     require(&s.weight->kernels() == &kernels, "linear: weight packed for ", s.weight->kernels().isa, ", program for ",
             kernels.isa);
     width("linear", s.x, s.weight->in());
@@ -123,26 +140,55 @@ struct StepCheck {
       same_rows("linear", s.residual, s.out);
     }
   }
-  void operator()(const AttentionStep& s) const {
-    const AttentionShape& shape = s.shape;
+  void operator()(const MapStep& s) const {
+    type("map", s.x, DType::float32);
+    type("map", s.out, DType::float32);
+    width("map", s.out, at(s.x).width);
+    same_rows("map", s.x, s.out);
+  }
+  void operator()(const CombineStep& s) const {
+    for (const int input : {s.a, s.b}) {
+      type("combine", input, DType::float32);
+      width("combine", input, at(s.out).width);
+      same_rows("combine", input, s.out);
+    }
+    type("combine", s.out, DType::float32);
+  }
+  void heads(const char* what, const View& v, int64_t heads, const AttentionShape& shape) const {
+    view("attention", v);
+    require(v.width == heads * shape.head_dim && at(v.buffer).rows == Rows::tokens, "attention: ", what, " is ",
+            v.width, " wide, not ", heads, " x ", shape.head_dim);
+  }
+  void attention_out(int out, const View& q, const AttentionShape& shape) const {
     shape.check();
-    const auto view = [&](const char* name, const View& v, int64_t heads) {
-      require(v.width == heads * shape.head_dim, "attention: ", name, " is ", v.width, " wide, not ", heads, " x ",
-              shape.head_dim);
-      require(v.column >= 0 && v.column + v.width <= at(v.buffer).width && at(v.buffer).rows == Rows::tokens,
-              "attention: ", name, " does not lie in buffer ", v.buffer);
-      type("attention", v.buffer, DType::float32);
-      require(v.buffer != s.out, "attention: can't write over its input");
-    };
-    view("q", s.q, shape.heads);
-    view("k", s.k, shape.kv_heads);
-    view("v", s.v, shape.kv_heads);
-    width("attention", s.out, shape.heads * shape.head_dim);
-    type("attention", s.out, DType::float32);
+    heads("q", q, shape.heads, shape);
+    width("attention", out, shape.heads * shape.head_dim);
+    type("attention", out, DType::float32);
+    require(at(out).rows == Rows::tokens, "attention: makes one row for each token");
+    require(out != q.buffer, "attention: can't write over its input");
+  }
+  void operator()(const AttentionStep& s) const {
+    attention_out(s.out, s.q, s.shape);
+    heads("k", s.k, s.shape.kv_heads, s.shape);
+    heads("v", s.v, s.shape.kv_heads, s.shape);
+    require(s.k.buffer != s.out && s.v.buffer != s.out, "attention: can't write over its input");
     if (s.rotary >= 0)
-      require(at(s.rotary).width <= shape.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
-              at(s.rotary).width, " does not fit head_dim ", shape.head_dim);
-    require(s.layer >= 0, "attention: negative layer");
+      require(at(s.rotary).width <= s.shape.head_dim && at(s.rotary).width % 2 == 0, "attention: rotary dimension ",
+              at(s.rotary).width, " does not fit head_dim ", s.shape.head_dim);
+    require(s.layer < 0 || s.shape.causal(), "attention: only causal attention can be cached");
+  }
+  void operator()(const StoreStep& s) const {
+    s.shape.check();
+    heads("k", s.k, s.shape.kv_heads, s.shape);
+    heads("v", s.v, s.shape.kv_heads, s.shape);
+    require(s.layer >= 0, "store: negative layer");
+  }
+  void operator()(const CrossAttentionStep& s) const {
+    attention_out(s.out, s.q, s.shape);
+    require(s.layer >= 0, "cross-attention: negative layer");
+    require(
+        s.shape.before == kEverything && s.shape.after == kEverything && s.shape.slopes.empty() && s.shape.bias.empty(),
+        "cross-attention: positions mean nothing between two texts");
   }
   void operator()(const GatherStep& s) const {
     width("gather", s.out, at(s.x).width);
@@ -163,27 +209,44 @@ void check_sequences(const Batch& b) {
           "batch: cu_seqlens must run from 0 to the number of tokens");
   require(std::is_sorted(b.cu_seqlens.begin(), b.cu_seqlens.end()), "batch: cu_seqlens must not decrease");
   require(b.past.empty() || static_cast<int64_t>(b.past.size()) == b.sequences(), "batch: one past per sequence");
+  require(b.planned.empty() || static_cast<int64_t>(b.planned.size()) == b.sequences(),
+          "batch: one planned length per sequence");
+  for (int64_t s = 0; s < b.sequences(); ++s)
+    require(b.planned_of(s) >= b.end_of(s), "batch: sequence ", s, " has ", b.end_of(s), " tokens, more than planned");
   require(b.type_ids.empty() || b.type_ids.size() == b.token_ids.size(), "batch: ", b.type_ids.size(),
           " token_type_ids for ", b.token_ids.size(), " token ids");
   for (const int64_t row : b.wanted)
     require(row >= 0 && row < b.tokens(), "batch: wanted row ", row, " of ", b.tokens());
 }
 
-void check_pages(const Batch& b) {
-  if (!b.cache) {
-    for (const int64_t past : b.past) require(past == 0, "batch: a past needs a KV cache");
-    return;
-  }
-  require(static_cast<int64_t>(b.pages.size()) == b.sequences(), "batch: one page list per sequence");
+// Each sequence has pages for its positions; `length(s)` says how many.
+template <class Length>
+void check_pages(const KVCache& cache, const std::vector<std::vector<int>>& pages, const Batch& b, Length length) {
+  require(static_cast<int64_t>(pages.size()) == b.sequences(), "batch: one page list per sequence");
   for (int64_t s = 0; s < b.sequences(); ++s) {
-    const auto& pages = b.pages[static_cast<size_t>(s)];
-    const int64_t length =
-        b.past_of(s) + b.cu_seqlens[static_cast<size_t>(s) + 1] - b.cu_seqlens[static_cast<size_t>(s)];
-    require(b.past_of(s) >= 0, "batch: negative past");
-    require(static_cast<int64_t>(pages.size()) * kPageTokens >= length, "batch: ", pages.size(), " pages do not hold ",
-            length, " positions");
-    for (const int page : pages) b.cache->check(page);
+    const auto& own = pages[static_cast<size_t>(s)];
+    require(static_cast<int64_t>(own.size()) * kPageTokens >= length(s), "batch: ", own.size(), " pages do not hold ",
+            length(s), " positions");
+    for (const int page : own) cache.check(page);
   }
+}
+
+void check_caches(const Batch& b) {
+  for (const int64_t past : b.past) require(past >= 0 && (past == 0 || b.cache), "batch: a past needs a KV cache");
+  if (b.cache) check_pages(*b.cache, b.pages, b, [&](int64_t s) { return b.end_of(s); });
+  if (!b.source) return;
+  require(b.source_lengths.empty() || static_cast<int64_t>(b.source_lengths.size()) == b.sequences(),
+          "batch: one source length per sequence");
+  check_pages(*b.source, b.source_pages, b, [&](int64_t s) {
+    return b.source_lengths.empty() ? b.end_of(s) : b.source_lengths[static_cast<size_t>(s)];
+  });
+}
+
+void check_cache(const KVCache& cache, const AttentionShape& shape, int64_t layer) {
+  require(layer < cache.layers() && shape.kv_heads == cache.heads() && shape.head_dim == cache.head_dim() &&
+              shape.type == cache.type(),
+          "the KV cache was made for another model: ", cache.layers(), " layers of ", cache.heads(), " x ",
+          cache.head_dim(), " in ", name_of(cache.type()));
 }
 
 void check_ids(const std::vector<int32_t>& ids, const char* what, int64_t rows) {
@@ -196,31 +259,51 @@ void check_ids(const std::vector<int32_t>& ids, const char* what, int64_t rows) 
 
 void Program::check_step(const Step& step) const { std::visit(StepCheck{buffers_, *kernels_}, step); }
 
+namespace {
+
+// What a step needs of a batch.
+struct BatchCheck {
+  const Batch& batch;
+
+  void operator()(const EmbedStep& s) const {
+    check_ids(batch.token_ids, "token id", s.tokens->out());
+    if (!s.types) require(batch.type_ids.empty(), "this model has no token types: leave out token_type_ids");
+    else check_ids(batch.type_ids, "token type id", s.types->out());
+    if (!s.positions) return;
+    const int64_t most = s.positions->out() - s.position_offset;
+    for (int64_t i = 0; i < batch.sequences(); ++i)
+      require(batch.end_of(i) <= most, "sequence ", i, " has ", batch.end_of(i),
+              " tokens; the model's positions end at ", most);
+  }
+  void operator()(const RotaryStep& s) const {
+    require(
+        !s.beyond || !batch.cache || !batch.planned.empty(),
+        "batch: this model turns long sequences by other angles: with a KV cache, say how long each is planned to be");
+  }
+  void operator()(const AttentionStep& s) const {
+    if (!batch.cache) return;
+    require(s.layer >= 0, "a KV cache serves causal attention only");
+    check_cache(*batch.cache, s.shape, s.layer);
+  }
+  void operator()(const StoreStep& s) const {
+    if (batch.source) check_cache(*batch.source, s.shape, s.layer);
+  }
+  void operator()(const CrossAttentionStep& s) const {
+    require(batch.source && !batch.source_lengths.empty(), "a decoder needs what its encoder found: run that before");
+    check_cache(*batch.source, s.shape, s.layer);
+    for (int64_t i = 0; i < batch.sequences(); ++i)
+      require(batch.source_lengths[static_cast<size_t>(i)] > 0, "sequence ", i, " has no source tokens to attend to");
+  }
+  template <class Other>
+  void operator()(const Other&) const {}
+};
+
+}  // namespace
+
 void Program::check(const Batch& batch) const {
   check_sequences(batch);
-  check_pages(batch);
-  for (const Step& step : steps_) {
-    if (const auto* embed = std::get_if<EmbedStep>(&step)) {
-      check_ids(batch.token_ids, "token id", embed->tokens->out());
-      if (!embed->types) require(batch.type_ids.empty(), "this model has no token types: leave out token_type_ids");
-      else check_ids(batch.type_ids, "token type id", embed->types->out());
-      if (!embed->positions) continue;
-      const int64_t most = embed->positions->out() - embed->position_offset;
-      for (int64_t s = 0; s < batch.sequences(); ++s) {
-        const auto i = static_cast<size_t>(s);
-        const int64_t length = batch.past_of(s) + batch.cu_seqlens[i + 1] - batch.cu_seqlens[i];
-        require(length <= most, "sequence ", s, " has ", length, " tokens; the model's positions end at ", most);
-      }
-    } else if (const auto* attention = std::get_if<AttentionStep>(&step); attention && batch.cache) {
-      const KVCache& cache = *batch.cache;
-      const AttentionShape& shape = attention->shape;
-      require(shape.causal(), "a KV cache serves causal attention only");
-      require(attention->layer < cache.layers() && shape.kv_heads == cache.heads() &&
-                  shape.head_dim == cache.head_dim() && shape.type == cache.type(),
-              "the KV cache was made for another model: ", cache.layers(), " layers of ", cache.heads(), " x ",
-              cache.head_dim(), " in ", name_of(cache.type()));
-    }
-  }
+  check_caches(batch);
+  for (const Step& step : steps_) std::visit(BatchCheck{batch}, step);
 }
 
 }  // namespace qkv

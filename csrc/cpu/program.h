@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -38,25 +39,43 @@ struct View {
 
 enum class Pooling { mean, first, last, max };
 
-// x = tokens[id] (+ positions[position + offset]) (+ types[type])
+// x = scale tokens[id] (+ positions[position + offset]) (+ types[type])
 struct EmbedStep {
   int out;
   WeightPtr tokens, positions, types;
+  float scale = 1;
   int64_t position_offset = 0;
 };
 
-// cos and sin of position * frequency, for attention to rotate queries and keys with
+// What rotates sequences that are planned to be longer than `length`. With an ntk_factor f, frequency i of a sequence
+// of n tokens is divided by (f n / length - f + 1)^(2i / (dim - 2)).
+struct LongRotary {
+  int64_t length;
+  std::vector<float> inverse_frequencies;
+  float scale;
+  float ntk_factor;  // 0: none
+
+  std::vector<float> frequencies(int64_t planned) const;
+};
+
+// scale cos and scale sin of position * frequency, for attention to rotate queries and keys with
 struct RotaryStep {
   int out;
   std::vector<float> inverse_frequencies;
+  float scale;
+  std::optional<LongRotary> beyond;
 };
 
+// Of each part of a row that is as wide as the weight: whole rows, or heads.
 struct NormStep {
-  int out, x;                       // out: of any type
+  int out;  // of any type; float32 for heads
+  View x;
   int converted;                    // or -1; the same rows again, as linear layers read them, when out is float32
   std::vector<float> weight, bias;  // bias may be empty
   float eps;
   bool centred;
+
+  int64_t parts() const { return x.width / static_cast<int64_t>(weight.size()); }
 };
 
 // float32 rows as the linear layers of narrower weights read them
@@ -71,12 +90,42 @@ struct LinearStep {
   Function activation;
 };
 
+// y = after f(before x)
+struct MapStep {
+  int out, x;
+  Function function;
+  float before, after;
+};
+
+enum class Combination { add, multiply };
+
+// y = a + b or a * b, value by value
+struct CombineStep {
+  int out, a, b;
+  Combination kind;
+};
+
 struct AttentionStep {
   int out;
   View q, k, v;
   AttentionShape shape;
   int rotary;     // a buffer or -1
-  int64_t layer;  // of the KV cache
+  int64_t layer;  // of the batch's cache; -1: keys and values are forgotten after the run
+};
+
+// Keys and values for a decoder's cross-attention: into the batch's source cache.
+struct StoreStep {
+  View k, v;
+  AttentionShape shape;  // of the cross-attention
+  int64_t layer;
+};
+
+// Attention to what StoreStep stored.
+struct CrossAttentionStep {
+  int out;
+  View q;
+  AttentionShape shape;
+  int64_t layer;
 };
 
 // the rows whose logits are wanted
@@ -90,10 +139,11 @@ struct PoolStep {
   Pooling pooling;
 };
 
-using Step =
-    std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, AttentionStep, GatherStep, PoolStep>;
+using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, MapStep, CombineStep, AttentionStep,
+                          StoreStep, CrossAttentionStep, GatherStep, PoolStep>;
 
 const char* kind_of(const Step& step);
+int out_of(const Step& step);  // the buffer that it writes, or -1
 
 // What one run works on: sequences laid end to end, no padding.
 struct Batch {
@@ -101,13 +151,23 @@ struct Batch {
   std::vector<int32_t> type_ids;        // [tokens] or empty: all 0
   std::vector<int64_t> cu_seqlens;      // [sequences + 1]: sequence s is tokens cu_seqlens[s] ... cu_seqlens[s + 1] - 1
   std::vector<int64_t> past;            // [sequences] positions already in the cache, or empty: all 0
+  std::vector<int64_t> planned;         // [sequences] positions that each will have in the end, or empty: those it has
   std::vector<int64_t> wanted;          // token rows whose logits are wanted
   KVCache* cache = nullptr;             // where keys and values go; null: they are forgotten after the run
   std::vector<std::vector<int>> pages;  // with a cache, for each sequence: enough for past + new positions
+  // An encoder's keys and values: its own run writes them, its decoder's runs read them.
+  KVCache* source = nullptr;
+  std::vector<std::vector<int>> source_pages;
+  std::vector<int64_t> source_lengths;  // [sequences]; of a decoder's run
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
   int64_t past_of(int64_t s) const { return past.empty() ? 0 : past[static_cast<size_t>(s)]; }
+  int64_t end_of(int64_t s) const {
+    const auto i = static_cast<size_t>(s);
+    return past_of(s) + cu_seqlens[i + 1] - cu_seqlens[i];
+  }
+  int64_t planned_of(int64_t s) const { return planned.empty() ? end_of(s) : planned[static_cast<size_t>(s)]; }
   int64_t rows(Rows kind) const;
 };
 
@@ -125,19 +185,21 @@ class Program {
 
   int add_buffer(int64_t width, Rows rows, DType type);
   void add(Step step);                                   // checked: sizes must agree
-  void add_output(const std::string& name, int buffer);  // what the last step wrote
+  void add_output(const std::string& name, int buffer);  // what the last step wrote; under any number of names
 
   const Kernels& kernels() const { return *kernels_; }
   const std::vector<Buffer>& buffers() const { return buffers_; }
   const std::vector<Step>& steps() const { return steps_; }
   const Buffer& output(const std::string& name) const;
+  std::vector<std::string> output_names() const;
   std::string describe() const;
   Profile& profile() { return profile_; }
 
   // Throws Error when ids, positions or pages are out of range.
   void check(const Batch& batch) const;
-  // Writes the output's rows to `out`; the batch has passed check(). Safe to call from many threads at once.
-  void run(const std::string& output, const Batch& batch, float* out, int threads);
+  // Writes the rows of each output to its array; the batch has passed check(). Without outputs all steps are run, for
+  // what they store. Safe to call from many threads at once.
+  void run(const std::vector<std::string>& outputs, const std::vector<float*>& arrays, const Batch& batch, int threads);
 
  private:
   struct Output {

@@ -51,11 +51,12 @@ inline QueryTile query_tile(const AttentionArgs& args, int64_t row, int64_t rows
 // The queries of a tile, turned and scaled: [rows][value_stride].
 inline void turn_queries(const AttentionArgs& args, const QueryTile& tile, float* q) {
   const int64_t dim = args.head_dim, row = tile.row;
+  const auto turn = rotation(args.interleaved);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t token = (row + r) / args.group, head = (row + r) % args.group;
     const float* rotary = args.rotary ? args.rotary + token * args.rotary_dim : nullptr;
-    rotate(args.q + token * args.q_stride + head * dim, rotary, args.rotary_dim, dim, query_scale(args),
-           q + r * value_stride(dim));
+    turn(args.q + token * args.q_stride + head * dim, rotary, args.rotary_dim, dim, query_scale(args),
+         q + r * value_stride(dim));
   }
 }
 

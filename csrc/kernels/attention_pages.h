@@ -167,6 +167,7 @@ struct Int8Page {
 template <class Page>
 inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) {
   const int64_t dim = args.head_dim, stride = value_stride(dim), words = Page::words(dim);
+  const auto turn = rotation(args.interleaved);
   float* rows = args.scratch;             // [kLanes][stride] words
   float* block = rows + kLanes * stride;  // [kLanes][kLanes]
   for (int64_t done = 0, n; done < count; done += n) {
@@ -178,7 +179,7 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
     for (int64_t i = 0; i < n; ++i) {
       float* row = rows + i * stride;
       const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
-      rotate(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, row);
+      turn(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, row);
       for (int64_t c = dim; c < stride; ++c) row[c] = 0;
       Page::key_words(row, dim, scales + slot + i);
     }

@@ -25,7 +25,9 @@ inline void with_activation(Function function, Use use) {
     case Function::relu: return use([](F32 v) { return relu(v); });
     case Function::gelu: return use([](F32 v) { return gelu(v); });
     case Function::gelu_tanh: return use([](F32 v) { return gelu_tanh(v); });
+    case Function::quick_gelu: return use([](F32 v) { return v * sigmoid(F32::set(1.702f) * v); });
     case Function::silu: return use([](F32 v) { return silu(v); });
+    case Function::tanh: return use([](F32 v) { return tanh(v); });
     default: return use([](F32 v) { return v; });
   }
 }
@@ -33,7 +35,6 @@ inline void with_activation(Function function, Use use) {
 void apply(Function function, const float* x, float* y, int64_t n) {
   switch (function) {
     case Function::sigmoid: return map_row([](F32 v) { return sigmoid(v); }, x, y, n);
-    case Function::tanh: return map_row([](F32 v) { return tanh(v); }, x, y, n);
     case Function::erf: return map_row([](F32 v) { return erf(v); }, x, y, n);
     case Function::exp: return map_row([](F32 v) { return exp(v); }, x, y, n);
     default: with_activation(function, [&](auto f) { map_row(f, x, y, n); });

@@ -17,8 +17,8 @@ constexpr int kAlignment = 64;                 // bytes: a cache line, an AVX-51
 enum class DType : uint8_t { float32, bfloat16, int8, int4 };
 constexpr int kInt4Group = 32;  // neighbours of k that share a multiplier and an offset
 
-// Elementwise functions. The first five are activations of linear steps; the others serve ops and tests.
-enum class Function : uint8_t { identity, relu, gelu, gelu_tanh, silu, sigmoid, tanh, erf, exp };
+// Elementwise functions. Those up to tanh are activations of linear steps, too.
+enum class Function : uint8_t { identity, relu, gelu, gelu_tanh, quick_gelu, silu, tanh, sigmoid, erf, exp };
 
 // y[m, n] = f(x[m, k] . w[n, k]^T + bias) (* gate) (+ residual); panels are described in docs/kernels.md.
 struct LinearArgs {
@@ -64,6 +64,7 @@ struct KeyValueArgs {
   int64_t v_stride;
   const float* rotary;  // [positions, rotary_dim]: cosines, then sines, to turn keys by; or null
   int64_t rotary_dim;
+  bool interleaved;  // as in RopeArgs
   int64_t head_dim;
   KVType type;
   uint8_t* const* pages;  // of the whole sequence
@@ -90,6 +91,7 @@ struct AttentionArgs {
   int64_t y_stride;
   const float* rotary;  // [tokens, rotary_dim]: cosines, then sines; or null
   int64_t rotary_dim;
+  bool interleaved;  // as in RopeArgs
   int64_t group;
   int64_t head_dim;
   float scale;  // of q.k

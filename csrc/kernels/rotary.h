@@ -50,7 +50,7 @@ inline Pairs turn(Pairs x, F32 cosine, F32 sine, F32 scale) {
 }
 
 // y = scale * x with the first rotary_dim values of the head turned (none when rotary is null); y may be x.
-template <class Layout = HalfSplit>
+template <class Layout>
 void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t head_dim, float scale, float* y) {
   const int64_t half = rotary ? rotary_dim / 2 : 0;
   const float *cosine = rotary, *sine = rotary + half;
@@ -67,8 +67,10 @@ void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t hea
   for (i = 2 * half; i < head_dim; ++i) y[i] = x[i] * scale;
 }
 
+inline auto rotation(bool interleaved) { return interleaved ? rotate<Interleaved> : rotate<HalfSplit>; }
+
 void rope(const RopeArgs& args, int64_t row, int64_t rows) {
-  const auto rotate_one = args.interleaved ? rotate<Interleaved> : rotate<HalfSplit>;
+  const auto rotate_one = rotation(args.interleaved);
   int64_t token = row % args.tokens;
   for (int64_t r = row; r < row + rows; ++r) {
     const float* rotary = args.rotary + token * args.rotary_dim;

@@ -116,9 +116,23 @@ class Batch:
         type_ids: npt.ArrayLike,
         wanted: npt.ArrayLike,
         past: npt.ArrayLike,
-        cache: KVCache | None,
-        pages: Sequence[Sequence[int]],
-    ) -> None: ...
+        cache: KVCache | None = None,
+        pages: Sequence[Sequence[int]] = (),
+        source: KVCache | None = None,
+        source_pages: Sequence[Sequence[int]] = (),
+        source_lengths: npt.ArrayLike = (),
+        planned: npt.ArrayLike = (),
+    ) -> None:
+        """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h.
+
+        planned: tokens that each sequence will have in the end.
+        """
+
+@final
+class LongRotary:
+    """What turns sequences that are planned to be longer than `length`, see csrc/cpu/program.h."""
+
+    def __init__(self, length: int, inverse_frequencies: Sequence[float], scale: float, ntk_factor: float) -> None: ...
 
 @final
 class AttentionShape:
@@ -136,6 +150,7 @@ class AttentionShape:
         slopes: _Float32 | None = None,
         relative_bias: _Float32 | None = None,
         kv_type: str = "float32",
+        interleaved: bool = False,
     ) -> None:
         """`window` and `soft_cap`: 0 for none. slopes: [heads]; relative_bias: [heads, 2 n + 1] of distances -n ... n.
 
@@ -153,13 +168,21 @@ class Program:
         """`rows`: tokens, sequences or logits. `dtype`: float32, or bfloat16 or int8 for what linear steps read."""
 
     def embed(
-        self, out: int, tokens: Weight, positions: Weight | None, position_offset: int, types: Weight | None
+        self,
+        out: int,
+        tokens: Weight,
+        scale: float,
+        positions: Weight | None,
+        position_offset: int,
+        types: Weight | None,
     ) -> None: ...
-    def rotary(self, out: int, inverse_frequencies: Sequence[float]) -> None: ...
+    def rotary(
+        self, out: int, inverse_frequencies: Sequence[float], scale: float, beyond: LongRotary | None = None
+    ) -> None: ...
     def norm(
         self,
         out: int,
-        x: int,
+        x: _View,
         weight: Sequence[float],
         bias: Sequence[float],
         eps: float,
@@ -182,11 +205,23 @@ class Program:
         layer: int,
         shape: AttentionShape,
     ) -> None: ...
+    def map(self, out: int, x: int, function: str, before: float, after: float) -> None:
+        """after * function(before * x)"""
+
+    def combine(self, out: int, a: int, b: int, kind: Literal["add", "multiply"]) -> None: ...
+    def store(self, k: _View, v: _View, layer: int, shape: AttentionShape) -> None:
+        """An encoder's keys and values, for the decoder's cross-attention."""
+
+    def cross_attention(self, out: int, q: _View, layer: int, shape: AttentionShape) -> None: ...
     def gather(self, out: int, x: int) -> None: ...
     def pool(self, out: int, x: int, pooling: str) -> None: ...
     def output(self, name: str, buffer: int) -> None: ...
     def width(self, output: str) -> int: ...
-    def run(self, output: str, batch: Batch, threads: int) -> _Float32: ...
+    def rows(self, output: str) -> Literal["tokens", "sequences", "logits"]: ...
+    @property
+    def outputs(self) -> list[str]: ...
+    def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
+        """One array for each output; without outputs all steps run, for what they store."""
     @property
     def profiling(self) -> bool: ...
     def profile(self) -> dict[str, tuple[int, float, float, float]]:
@@ -195,7 +230,7 @@ class Program:
 # --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------
 
 def map(function: str, x: _Float32, threads: int = 1) -> _Float32:
-    """`function`: identity, relu, gelu, gelu_tanh, silu, sigmoid, tanh, erf or exp."""
+    """`function`: identity, relu, gelu, gelu_tanh, quick_gelu, silu, tanh, sigmoid, erf or exp."""
 
 def softmax(x: _Float32, threads: int = 1) -> _Float32:
     """Along the last axis."""

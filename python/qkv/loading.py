@@ -164,7 +164,8 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
     modules = sentence_modules(checkpoint)
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint))
-    graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
+    if hidden.rows == "tokens":
+        graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)
     return Model(
         config=config,

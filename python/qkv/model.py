@@ -14,6 +14,7 @@ from qkv import _ext
 from qkv.checkpoint import Config, SentenceModules
 from qkv.errors import Error
 from qkv.graph import Lowered
+from qkv.source import Source, split_in_batches
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,6 +37,8 @@ class Model:
         nbytes: bytes of all weights in memory.
         num_threads: threads of a run.
         program: the steps that run; `print(model.program)` shows them.
+        encoder: the steps of an encoder that `program`, a decoder, reads from; None for other models.
+        context_length: most tokens of a sequence; None where positions have no end.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Model:
     ) -> None:
         self.config = config
         self.program = lowered.program
+        self.encoder = lowered.encoder
         self.tokenizer = tokenizer
         self.sentence_modules = sentence_modules
         self.generation_config = generation_config
@@ -59,12 +63,14 @@ class Model:
         self.kv_dtype = lowered.kv_dtype
         self.nbytes = nbytes
         self.num_threads = num_threads
-        self.context_length: int = config.context_length  # type: ignore[attr-defined]
+        self.context_length: int | None = config.context_length  # type: ignore[attr-defined]
         self.vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
         self.hidden_size = lowered.program.width("hidden_states")
         self._cache_shape = lowered.cache
-        if self.program.profiling:  # printed when the model is dropped or the process ends
-            weakref.finalize(self, _print_profile, repr(self), self.program)
+        self._source_shape = lowered.source_cache
+        for name, program in (("", self.program), (" encoder", self.encoder)):
+            if program and program.profiling:  # printed when the model is dropped or the process ends
+                weakref.finalize(self, _print_profile, repr(self) + name, program)
 
     def __repr__(self) -> str:
         kind = type(self.config).__module__.rpartition(".")[2]
@@ -161,55 +167,110 @@ class Model:
         shape = self._cache_shape
         if shape is None:
             raise Error("this model has no causal attention: there is nothing to cache or to generate")
-        sizes = (shape.layers, shape.kv_heads, shape.head_dim, shape.dtype)
-        pages = -(-positions // _ext.page_tokens)
-        return _ext.KVCache(*sizes, pages * _ext.page_nbytes(*sizes))
+        return shape.cache(-(-positions // _ext.page_tokens))
 
-    def run(
+    def read_source(self, sequences: Sequence[NDArray[np.int32]]) -> Source:
+        """What the encoder finds in some token ids, for the decoder's runs.
+
+        Raises:
+            qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long.
+        """
+        if self.encoder is None or self._source_shape is None:
+            raise Error("this model has no encoder that a decoder reads from")
+        for i, sequence in enumerate(sequences):
+            self._check_length(i, len(sequence))
+            if len(sequence) == 0:
+                raise Error(f"sequence {i} is empty: there is nothing to read")
+        source = Source.empty(self._source_shape, [len(s) for s in sequences])
+        for some in split_in_batches(source.lengths):
+            batch = _batch([sequences[i] for i in some], source=source.part(some))
+            self.encoder.run([], batch, self.num_threads)
+        return source
+
+    def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
+        """One output of a run: see `run_all`."""
+        return self.run_all([output], sequences, **options)[0]
+
+    def run_all(
         self,
-        output: str,
+        outputs: Sequence[str],
         sequences: Sequence[NDArray[np.int32]],
         *,
         wanted: Literal["all", "last", "none"] = "none",
         past: Sequence[int] | None = None,
+        planned: Sequence[int] | None = None,
         cache: _ext.KVCache | None = None,
         pages: Sequence[list[int]] | None = None,
         token_type_ids: Sequence[NDArray[np.int32]] | None = None,
-    ) -> NDArray[np.float32]:
+        source: Source | None = None,
+    ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
 
         Args:
-            output: "hidden_states" [tokens, hidden], "embedding" [sequences, hidden] or "logits" [rows, vocab].
+            outputs: some of `program.outputs`, e.g. "hidden_states" [tokens, hidden], "embedding" [sequences, hidden],
+                "logits" [rows, vocab]; an array for each.
             wanted: which rows the logits are for: every token, the last of each sequence, or none.
             past: positions of each sequence that are in the cache already.
+            planned: tokens that each sequence will have in the end, needed with a cache where rotary positions depend
+                on it (dynamic NTK and LongRoPE); by default those that it has after this run.
             cache, pages: where keys and values are kept, and the pages of each sequence, enough for past and new.
+            source: what the encoder read, for each sequence of a decoder.
         """
         lengths = [len(s) for s in sequences]
         for i, length in enumerate(lengths):
-            total = length + (past[i] if past else 0)
-            if total > self.context_length:
-                raise Error(
-                    f"sequence {i} has {total} tokens; the model takes at most {self.context_length} "
-                    "(max_position_embeddings of its config)"
-                )
+            self._check_length(i, length + (past[i] if past else 0))
         if token_type_ids is not None and [len(t) for t in token_type_ids] != lengths:
             raise Error("token_type_ids must be as many and as long as the token ids")
-        cu_seqlens = np.cumsum([0, *lengths], dtype=np.int64)
-        rows: NDArray[np.int64] = np.empty(0, np.int64)
-        if wanted == "all":
-            rows = np.arange(cu_seqlens[-1], dtype=np.int64)
-        elif wanted == "last":
-            rows = cu_seqlens[1:] - 1
-        batch = _ext.Batch(
-            token_ids=_joined(sequences),
-            cu_seqlens=cu_seqlens,
-            type_ids=_joined(token_type_ids or ()),
-            wanted=rows,
-            past=np.asarray(past if past is not None else [], np.int64),
+        batch = _batch(
+            sequences,
+            wanted,
+            past=past,
+            planned=planned,
             cache=cache,
-            pages=list(pages or ()),
+            pages=pages,
+            token_type_ids=token_type_ids,
+            source=source,
         )
-        return self.program.run(output, batch, self.num_threads)
+        return self.program.run(outputs, batch, self.num_threads)
+
+    def _check_length(self, index: int, tokens: int) -> None:
+        if self.context_length is not None and tokens > self.context_length:
+            raise Error(
+                f"sequence {index} has {tokens} tokens; the model takes at most {self.context_length} "
+                "(max_position_embeddings of its config)"
+            )
+
+
+def _batch(
+    sequences: Sequence[NDArray[np.int32]],
+    wanted: Literal["all", "last", "none"] = "none",
+    *,
+    past: Sequence[int] | None = None,
+    planned: Sequence[int] | None = None,
+    cache: _ext.KVCache | None = None,
+    pages: Sequence[list[int]] | None = None,
+    token_type_ids: Sequence[NDArray[np.int32]] | None = None,
+    source: Source | None = None,
+) -> _ext.Batch:
+    cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
+    rows: NDArray[np.int64] = np.empty(0, np.int64)
+    if wanted == "all":
+        rows = np.arange(cu_seqlens[-1], dtype=np.int64)
+    elif wanted == "last":
+        rows = cu_seqlens[1:] - 1
+    return _ext.Batch(
+        token_ids=_joined(sequences),
+        cu_seqlens=cu_seqlens,
+        type_ids=_joined(token_type_ids or ()),
+        wanted=rows,
+        past=np.asarray(past if past is not None else [], np.int64),
+        cache=cache,
+        pages=list(pages or ()),
+        source=source.cache if source else None,
+        source_pages=source.pages if source else [],
+        source_lengths=np.asarray(source.lengths if source else [], np.int64),
+        planned=np.asarray(planned if planned is not None else [], np.int64),
+    )
 
 
 def as_sequences(batch: Sequence[TokenIds], what: str) -> list[NDArray[np.int32]]:

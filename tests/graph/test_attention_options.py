@@ -45,7 +45,7 @@ def run(program: _ext.Program) -> np.ndarray:
     empty = np.empty(0, np.int64)
     ids = np.arange(TOKENS, dtype=np.int32)
     batch = _ext.Batch(ids, np.array([0, TOKENS]), np.empty(0, np.int32), empty, empty, None, [])
-    return program.run("hidden_states", batch, 1)
+    return program.run(["hidden_states"], batch, 1)[0]
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from tests.tiny import CASES
+from tests.tiny.case import LENGTHS, expected
 
 import qkv
-
-LENGTHS = (1, 2, 17, 63, 64, 65, 190)
-DECODERS = [case for case in CASES if not case.startswith("bert") and case != "gpt2-base"]
+from qkv.generation import Generation
 
 
 def sequences(vocab: int) -> list[list[int]]:
@@ -18,23 +17,26 @@ def sequences(vocab: int) -> list[list[int]]:
     return [rng.integers(0, vocab, n).tolist() for n in LENGTHS]
 
 
+def outputs(model: qkv.Model, case: str) -> list[np.ndarray]:
+    batch = CASES[case].sequences()
+    return model.logits(batch) if CASES[case].has_logits else model.hidden_states(batch)
+
+
+def assert_equal(model: qkv.Model, case: str) -> None:
+    for got, reference in zip(outputs(model, case), expected(CASES[case]), strict=True):
+        assert got.shape == reference.shape
+        assert np.abs(got - reference).max() <= 1e-4, f"{len(reference)} tokens"
+        assert np.abs(reference).max() > 0.5  # the comparison means something
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_equal_transformers(case: str, tiny, isa: str) -> None:
-    reference = CASES[case].make()
-    model = qkv.load(tiny(case))
-    batch = sequences(model.vocab_size)
-    ours = model.logits(batch) if case in DECODERS else model.hidden_states(batch)
-    for ids, got in zip(batch, ours, strict=True):
-        with torch.no_grad():
-            base = getattr(reference, reference.base_model_prefix, reference)
-            expected = (
-                reference(torch.tensor([ids])).logits
-                if case in DECODERS
-                else base(torch.tensor([ids])).last_hidden_state
-            )[0].numpy()
-        assert got.shape == expected.shape
-        assert np.abs(got - expected).max() <= 1e-4, f"{len(ids)} tokens"
-        assert np.abs(expected).max() > 0.5  # the comparison means something
+def test_outputs_equal_transformers(case: str, tiny) -> None:
+    assert_equal(qkv.load(tiny(case)), case)
+
+
+@pytest.mark.parametrize("case", ["bert", "gpt2", "llama"])
+def test_every_instruction_set(case: str, tiny, isa: str) -> None:
+    assert_equal(qkv.load(tiny(case)), case)
 
 
 # Smallest and mean cosine of a row. The tiny models' weights are large and their attention is sharp: a little noise
@@ -44,18 +46,25 @@ def test_outputs_equal_transformers(case: str, tiny, isa: str) -> None:
 )
 @pytest.mark.parametrize("case", CASES)
 def test_weight_types_stay_close(case: str, dtype: str, least: float, mean: float, tiny) -> None:
-    reference = CASES[case].make()
     model = qkv.load(tiny(case), dtype=dtype)
     assert model.dtype == dtype
-    batch = sequences(model.vocab_size)
-    got = np.concatenate(model.logits(batch) if case in DECODERS else model.hidden_states(batch))
-    with torch.no_grad():
-        base = getattr(reference, reference.base_model_prefix, reference)
-        outputs = [reference(torch.tensor([ids])) if case in DECODERS else base(torch.tensor([ids])) for ids in batch]
-    expected = np.concatenate([(o.logits if case in DECODERS else o.last_hidden_state)[0].numpy() for o in outputs])
-    cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    got, reference = np.concatenate(outputs(model, case)), np.concatenate(expected(CASES[case]))
+    cosines = (got * reference).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(reference, axis=1)
     assert cosines.min() >= least
     assert mean <= cosines.mean() < 1 - 1e-6  # and not the same weights
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case].generates])
+def test_greedy_tokens_equal_transformers(case: str, tiny) -> None:
+    reference = CASES[case].make()
+    prompt = CASES[case].sequences()[2]
+    with torch.no_grad():
+        made = reference.generate(torch.tensor([prompt]), max_new_tokens=64, do_sample=False, eos_token_id=None)
+    model = qkv.load(tiny(case))
+    model.generation_config["eos_token_id"] = []
+    result = model.generate(prompt, max_new_tokens=64)
+    assert isinstance(result, Generation)
+    assert result.token_ids == made[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("case", ["gpt2", "llama"])

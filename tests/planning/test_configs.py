@@ -125,8 +125,9 @@ HEADS = {
     ("family", "head"),
     [
         ("Bert", "Model"), ("Bert", "ForMaskedLM"), ("Bert", "ForSequenceClassification"),
-        ("Bert", "ForTokenClassification"), ("Bert", "ForQuestionAnswering"), ("Roberta", "ForMaskedLM"),
-        ("Roberta", "ForSequenceClassification"), ("Albert", "ForMaskedLM"), ("Albert", "ForQuestionAnswering"),
+        ("Bert", "ForTokenClassification"), ("Bert", "ForQuestionAnswering"), ("Roberta", "Model"),
+        ("Roberta", "ForMaskedLM"), ("Roberta", "ForSequenceClassification"), ("Albert", "Model"),
+        ("Albert", "ForMaskedLM"), ("Albert", "ForSequenceClassification"), ("Albert", "ForQuestionAnswering"),
         ("DistilBert", "ForMaskedLM"), ("DistilBert", "ForSequenceClassification"), ("Llama", "Model"),
         ("Llama", "ForCausalLM"), ("Llama", "ForSequenceClassification"), ("GPT2", "LMHeadModel"),
         ("GPTNeoX", "ForCausalLM"), ("Bart", "ForConditionalGeneration"), ("Bart", "ForSequenceClassification"),
@@ -142,6 +143,14 @@ def test_heads_of_a_planned_checkpoint(family: str, head: str, tied: bool) -> No
 
     named = Config()
     named.tie_word_embeddings = tied  # type: ignore[attr-defined]
-    planned = PlannedWeights(PlannedTensors(Path(), named, [family + head]))
-    held = {name for name in HEADS[family] if any(f"{key}.".startswith(f"{name}.") for key in saved)}
-    assert {name for name in HEADS[family] if name in planned} == held
+    planned = PlannedWeights(PlannedTensors(Path(), {"architectures": [family + head]}, named))
+
+    def held(name: str) -> bool:
+        return any(f"{key}.".startswith(f"{name}.") for key in saved)
+
+    assert {name for name in HEADS[family] if name in planned} == {name for name in HEADS[family] if held(name)}
+    prefix = model.base_model_prefix
+    below = planned.under(f"{prefix}.", "")
+    assert below.prefix == (prefix if held(prefix) else "")
+    if family in ("Bert", "Roberta", "Albert"):
+        assert ("pooler" in below) == held(below._join("pooler"))

@@ -18,7 +18,7 @@ from qkv.bench import CEILINGS, Machine
 from qkv.graph.tensor import Attention
 from qkv.planning import planner
 from qkv.planning.planner import Outline, outline
-from qkv.planning.speed import _pairs, cost
+from qkv.planning.speed import _pairs, prompt_cost, token_cost
 
 TOKENS = 37
 
@@ -43,7 +43,7 @@ def config_of(case: str, tiny) -> dict[str, Any]:  # type: ignore[no-untyped-def
 
 
 def test_operations_of_an_encoder(tiny) -> None:  # type: ignore[no-untyped-def]
-    found = cost(outlined(config_of("bert", tiny)), TOKENS, 0).operations
+    found = prompt_cost(outlined(config_of("bert", tiny)), TOKENS).operations
     assert found.keys() == {"float32"}
     # PyTorch also counts the pooler's layer
     assert found["float32"] == torch_operations("bert") - 2 * 40 * 40
@@ -57,13 +57,13 @@ def test_operations_of_a_decoder(case: str, layers: int, width: int, hidden: int
     """Half of the pairs are masked, and logits are computed for one token."""
     unseen = TOKENS * (TOKENS - 1) // 2
     expected = torch_operations(case) - layers * 4 * unseen * width + 2 * vocabulary * hidden
-    assert cost(outlined(config_of(case, tiny)), TOKENS, 0).operations["float32"] == expected
+    assert prompt_cost(outlined(config_of(case, tiny)), TOKENS).operations["float32"] == expected
 
 
 @pytest.mark.parametrize(("dtype", "arithmetic"), [("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "int8")])
 def test_attention_is_float32_whatever_the_weights_are(dtype: str, arithmetic: str, tiny) -> None:  # type: ignore[no-untyped-def]
-    exact = cost(outlined(config_of("gpt2", tiny)), TOKENS, 0).operations["float32"]
-    found = cost(outlined(config_of("gpt2", tiny), dtype), TOKENS, 0).operations
+    exact = prompt_cost(outlined(config_of("gpt2", tiny)), TOKENS).operations["float32"]
+    found = prompt_cost(outlined(config_of("gpt2", tiny), dtype), TOKENS).operations
     assert found.keys() == {arithmetic, "float32"}
     assert found["float32"] == 3 * 4 * (TOKENS * (TOKENS + 1) // 2) * 48
     assert found["float32"] + found[arithmetic] == exact
@@ -75,15 +75,15 @@ def test_a_token_reads_every_layer_and_what_is_cached(tiny) -> None:  # type: ig
     vectors, positions = 4 * 48 * (2 * 2 * 3 + 2), 4 * 400 * 48
     weights = qkv.load(tiny("gpt2"), dtype="float32").nbytes - vectors - positions
     page = _ext.page_nbytes(3, 2, 24, "float32")
-    assert cost(of, 1, 63).nbytes == weights + page
-    assert cost(of, 1, 127).nbytes == weights + 2 * page
+    assert token_cost(of, 63).nbytes == weights + page
+    assert token_cost(of, 127).nbytes == weights + 2 * page
 
 
 def test_a_window_bounds_what_attention_sees() -> None:
     """Pairs and cached positions, of one head of width 16 over 100 tokens."""
 
     def op(causal: bool, window: int | None) -> Attention:
-        return Attention(1, 1, 16, 1.0, causal, 0, window)
+        return Attention(1, 1, 16, 1.0, causal, 0, window=window)
 
     def brute(causal: bool, window: int | None) -> int:
         seen = ((q, k) for q in range(100) for k in range(100) if not causal or k <= q)
@@ -105,7 +105,8 @@ def test_every_weight_has_a_cost(case: str, dtype: str, tiny, monkeypatch: pytes
     counted = []
     matrix = of.packer.matrix
     monkeypatch.setattr(of.packer, "matrix", lambda op: counted.append(matrix(op)) or counted[-1])
-    cost(of, 1, 0)
+    prompt_cost(of, 1)
+    token_cost(of, 1)
     assert {id(weight) for weight in counted} == {id(of.packer.weights[name]) for name in layers}
 
 
@@ -126,8 +127,8 @@ def test_speeds_follow_from_the_ceilings(tiny_gpt2: Path, ceilings: dict[str, fl
         planned = outlined(config, dtype)
         assert of.prompt is not None
         assert of.new_tokens is not None
-        assert of.prompt.at_most == pytest.approx(63 / cost(planned, 63, 0).nbytes)
-        assert of.new_tokens.at_most == pytest.approx(1 / cost(planned, 1, 63).nbytes)
+        assert of.prompt.at_most == pytest.approx(63 / prompt_cost(planned, 63).nbytes)
+        assert of.new_tokens.at_most == pytest.approx(1 / token_cost(planned, 63).nbytes)
         for speed in (of.prompt, of.new_tokens):
             assert 0.3 * speed.at_most < speed.expected < speed.at_most
 
@@ -136,7 +137,7 @@ def test_speeds_follow_from_the_ceilings(tiny_gpt2: Path, ceilings: dict[str, fl
 def test_arithmetic_bounds_prompts(dtype: str, tiny_gpt2: Path, ceilings: dict[str, float]) -> None:
     ceilings |= {"float32": 1e6, "int8": 4e6, "memory": 1e30}
     found = qkv.plan(tiny_gpt2).weights[dtype].prompt
-    work = cost(outlined(json.loads((tiny_gpt2 / "config.json").read_text()), dtype), 400, 0).operations
+    work = prompt_cost(outlined(json.loads((tiny_gpt2 / "config.json").read_text()), dtype), 400).operations
     assert found is not None
     assert found.at_most == pytest.approx(400 / sum(count / ceilings[kind] for kind, count in work.items()))
 

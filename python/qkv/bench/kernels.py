@@ -147,7 +147,7 @@ def _decode_case(machine: Machine, kv_type: str) -> Case:
         program, table = _ext.Program(), _ext.Weight(64, 3 * WIDTH, "float32", "rows")
         table.fill(_normal(64, 3 * WIDTH), 0, 0, machine.threads)
         x, y = program.buffer(3 * WIDTH, "tokens"), program.buffer(WIDTH, "tokens")
-        program.embed(x, table, None, 0, None)
+        program.embed(x, table, 1.0, None, 0, None)
         q, k, v = ((x, part * WIDTH, WIDTH) for part in range(3))
         shape = _ext.AttentionShape(HEADS, HEADS, HEAD_DIM, HEAD_DIM**-0.5, True, kv_type=kv_type)
         for layer in range(layers):
@@ -156,10 +156,10 @@ def _decode_case(machine: Machine, kv_type: str) -> Case:
         cache = _ext.KVCache(layers, HEADS, HEAD_DIM, kv_type, layers * per_layer)
         pages = [cache.allocate() for _ in range(CACHED // _ext.page_tokens)]
         for page in pages:  # each is filled as if it were the first: what the keys say does not matter
-            program.run("y", _batch(np.arange(_ext.page_tokens), 0, cache, [page]), machine.threads)
+            program.run(["y"], _batch(np.arange(_ext.page_tokens), 0, cache, [page]), machine.threads)
         batch = _batch(np.zeros(1), CACHED - 1, cache, pages)
         return Job(
-            timer(lambda: program.run("y", batch, machine.threads)),
+            timer(lambda: program.run(["y"], batch, machine.threads)),
             work=layers * per_layer / 1e9,
             cost=layers * per_layer,
         )

@@ -66,6 +66,11 @@ class Config:
         if not condition:
             raise CheckpointError(f"{self.where}: {message}")
 
+    def require_divisible(self, name: str, by: str) -> None:
+        """Raise CheckpointError unless field `name` is a multiple of field `by`."""
+        value, divisor = getattr(self, name), getattr(self, by)
+        self.require(value % divisor == 0, f"{name} {value} is not divisible by {by} {divisor}")
+
 
 def _value(raw: Mapping[str, Any], f: Field[Any], hint: Any, zero_ok: Set[str], where: str) -> Any:
     """The checked value of field `f`, or MISSING where its default applies."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,8 @@ class TensorSource(Protocol):
 
     @property
     def path(self) -> Path: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
     @property

@@ -30,7 +30,7 @@ def plan(
         return
     console = terminal.console()
     console.print(
-        f"{found.model_type}, {_count(found.parameters)} parameters, context of {found.context_length:,} tokens; "
+        f"{found.model_type}, {_count(found.parameters)} parameters, {_context(found)}; "
         f"{terminal.size(found.memory_available)} of memory available",
         soft_wrap=True,
     )
@@ -57,9 +57,14 @@ def _weights_table(found: Plan) -> Table:
 
 
 def _kv_table(found: Plan) -> Table:
-    table = _table("keys and values", "a token", f"{found.context_length:,} tokens")
-    for dtype, of in (found.kv_cache or {}).items():
-        table.add_row(dtype, terminal.size(of.token_nbytes), terminal.size(of.sequence_nbytes))
+    kinds = found.kv_cache or {}
+    source = any(of.source_token_nbytes for of in kinds.values())
+    table = _table("keys and values", "a token", *["a source token"] * source)
+    if found.context_length:
+        table.add_column(f"{found.context_length:,} tokens{' of both' if source else ''}", justify="right")
+    for dtype, of in kinds.items():
+        sizes = (of.token_nbytes, of.source_token_nbytes, of.sequence_nbytes)
+        table.add_row(dtype, *(terminal.size(size) for size in sizes if size is not None))
     return table
 
 
@@ -90,7 +95,11 @@ def _notes(found: Plan) -> list[str]:
     return lines
 
 
-def _fits(of: WeightPlan, context: int) -> str:
+def _context(found: Plan) -> str:
+    return f"context of {found.context_length:,} tokens" if found.context_length else "context without end"
+
+
+def _fits(of: WeightPlan, context: int | None) -> str:
     return {0: "none", context: "all"}.get(of.context_that_fits, f"{of.context_that_fits:,}")
 
 

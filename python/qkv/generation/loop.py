@@ -106,7 +106,8 @@ def _prepare(
     sequences = []
     for index, prompt in enumerate(encode_prompts(model, prompts)):
         text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer else None
-        limit = min(max_new_tokens, model.context_length - len(prompt))
+        room = max_new_tokens if model.context_length is None else model.context_length - len(prompt)
+        limit = min(max_new_tokens, room)
         sequences.append(RunningSequence(prompt, limit, eos, Sampler(params, seed, index), text))
     return sequences
 
@@ -180,6 +181,7 @@ def _step(
         [np.array(s.ids[s.past : s.past + count], np.int32) for s, count in plan],
         wanted="last",  # of a prompt cut in two as well: a row of logits costs little beside the chunk
         past=[s.past for s, _ in plan],
+        planned=[s.most_tokens for s, _ in plan],
         cache=cache,
         pages=[pages[s].ids for s, _ in plan],
     )

@@ -42,7 +42,7 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[lis
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
         ids = _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
         encoded.append(ids or [_bos(model, name)])
-        if len(encoded[-1]) >= model.context_length:
+        if model.context_length is not None and len(encoded[-1]) >= model.context_length:
             raise Error(
                 f"{name} has {len(encoded[-1])} tokens, which leaves no room for a new one: the model's "
                 f"context is {model.context_length} tokens, prompt and generated text together"

@@ -47,9 +47,14 @@ class RunningSequence:
         return len(self.ids) - self.past
 
     @property
+    def most_tokens(self) -> int:
+        """Of the prompt and new ones."""
+        return self._prompt_tokens + self.limit
+
+    @property
     def most_positions(self) -> int:
         """Cache positions needed at most: the model never sees the last new token."""
-        return self._prompt_tokens + self.limit - 1
+        return self.most_tokens - 1
 
     def accept(self, logits: np.ndarray) -> None:
         """Choose the next token from its logits, float32 `[vocab]`, and see whether it is the last.

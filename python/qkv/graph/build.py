@@ -4,22 +4,40 @@ promises, and returns a symbolic tensor; nothing is read or computed yet."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from qkv.checkpoint import Weights
+from qkv.checkpoint import Param, Weights
 from qkv.graph import tensor as ops
 from qkv.graph.rope import Rope
-from qkv.graph.tensor import Matrix, RelativeBias, Tensor
+from qkv.graph.tensor import Constant, Matrix, Part, RelativeBias, Tensor
 
 
 class Graph:
+    """What one model computes.
+
+    An encoder and a decoder that reads what it found are one graph: tensors that come from an embedding of `source`
+    tokens have source rows, and attention whose keys have them is cross-attention.
+
+    Attributes:
+        outputs: what a run can be asked for, by name.
+    """
+
     def __init__(self) -> None:
         self.outputs: dict[str, Tensor] = {}
-        self._attentions = 0
+        self._cached = 0
+        self._crossed = 0
+        self._hidden = 0
         self._rotaries: dict[Rope, Tensor] = {}
 
     def output(self, name: str, x: Tensor) -> None:
         """A run can be asked for `x` by this name."""
         self.outputs[name] = x
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """x, which is the next of the model's hidden states: of the embeddings, then of each layer."""
+        self.output(f"hidden_states.{self._hidden}", x)
+        self._hidden += 1
+        return x
 
     def embed(
         self,
@@ -27,42 +45,74 @@ class Graph:
         *,
         vocab_size: int,
         hidden_size: int,
-        positions: tuple[Weights, int] | None = None,
+        scale: float = 1.0,
+        positions: tuple[Weights, int] | Constant | None = None,
         position_offset: int = 0,
         types: tuple[Weights, int] | None = None,
+        source: bool = False,
     ) -> Tensor:
-        """Row of each token id, plus that of its position and type where the model has them: (scope, rows)."""
+        """Row of each token id, times `scale`, plus that of its position and type where the model has them: (scope,
+        rows), or a table that is computed. The tokens are those of the encoder if `source`."""
+        if isinstance(positions, tuple):
+            table: ops.Table | None = positions[0].param("weight", (positions[1], hidden_size))
+        else:
+            table = positions
         op = ops.Embed(
             tokens.param("weight", (vocab_size, hidden_size)),
-            positions[0].param("weight", (positions[1], hidden_size)) if positions else None,
+            scale,
+            table,
             position_offset,
             types[0].param("weight", (types[1], hidden_size)) if types else None,
         )
-        return Tensor(op, (), hidden_size)
+        return Tensor(op, (), hidden_size, "source" if source else "tokens")
 
-    def layer_norm(self, x: Tensor, w: Weights, *, eps: float) -> Tensor:
+    def layer_norm(self, x: Tensor, w: Weights, *, eps: float, bias: bool = True) -> Tensor:
         """(x - mean) / sqrt(variance + eps) * weight + bias (Ba, Kiros, Hinton 2016)."""
         shape = (x.width,)
-        return Tensor(ops.Norm(w.param("weight", shape), w.param("bias", shape), eps, True), (x,), x.width, x.rows)
+        op = ops.Norm(w.param("weight", shape), w.param("bias", shape) if bias else None, eps, centred=True)
+        return Tensor(op, (x,), x.width, x.rows)
 
-    def rms_norm(self, x: Tensor, w: Weights, *, eps: float) -> Tensor:
-        """x / sqrt(mean(x^2) + eps) * weight (Zhang, Sennrich 2019)."""
-        return Tensor(ops.Norm(w.param("weight", (x.width,)), None, eps, False), (x,), x.width, x.rows)
+    def rms_norm(self, x: Tensor, w: Weights, *, eps: float, head_dim: int | None = None, shift: float = 0.0) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * (weight + shift) (Zhang, Sennrich 2019); of each head on its own if `head_dim`
+        is given."""
+        weight = w.param("weight", (head_dim or x.width,))
+        return Tensor(ops.Norm(weight, None, eps, centred=False, shift=shift), (x,), x.width, x.rows)
 
     def linear(self, x: Tensor, w: Weights, out: int, *, bias: bool, transposed: bool = False) -> Tensor:
         """x W^T + b with W [out, in]; [in, out] in the checkpoint when `transposed`."""
-        shape = (x.width, out) if transposed else (out, x.width)
-        matrix = Matrix(w.param("weight", shape), w.param("bias", (out,)) if bias else None, transposed)
-        return Tensor(ops.Linear((matrix,)), (x,), out, x.rows)
+        return self.linears(x, w, (out,), bias=bias, transposed=transposed)[0]
 
-    def split(self, x: Tensor, parts: int) -> list[Tensor]:
-        """`parts` tensors of equal width, side by side in x."""
-        width = x.width // parts
-        return [Tensor(ops.Slice(i * width), (x,), width, x.rows) for i in range(parts)]
+    def linears(
+        self, x: Tensor, w: Weights, widths: Sequence[int], *, bias: bool, transposed: bool = False, groups: int = 1
+    ) -> list[Tensor]:
+        """Several layers that the checkpoint keeps in one matrix, side by side. With `groups` there is one part of
+        each layer for the first group, then one of each for the second, and so on: heads, mostly."""
+        out = sum(widths)
+        matrix = Matrix(
+            w.param("weight", (x.width, out) if transposed else (out, x.width)),
+            w.param("bias", (out,)) if bias else None,
+            transposed,
+        )
+        if len(widths) == 1:
+            return [Tensor(ops.Linear((matrix,)), (x,), out, x.rows)]
+        layers, start = [], 0
+        for width in widths:
+            part = replace(matrix, part=Part(groups, start, width // groups))
+            layers.append(Tensor(ops.Linear((part,)), (x,), width, x.rows))
+            start += width // groups
+        return layers
 
     def activate(self, x: Tensor, function: str) -> Tensor:
-        """identity, relu, gelu, gelu_tanh or silu of every value."""
+        """identity, relu, gelu, gelu_tanh, quick_gelu, silu, tanh or sigmoid of every value."""
         return Tensor(ops.Activate(function), (x,), x.width, x.rows)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """factor * x"""
+        return Tensor(ops.Activate("identity", after=factor), (x,), x.width, x.rows)
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """cap tanh(x / cap): x, held between -cap and cap (Gemma 2)."""
+        return Tensor(ops.Activate("tanh", before=1 / cap, after=cap), (x,), x.width, x.rows)
 
     def attention(
         self,
@@ -89,31 +139,45 @@ class Graph:
             raise ValueError(f"attention: window {window} hides every key")
         if alibi_slopes is not None and len(alibi_slopes) != heads:
             raise ValueError(f"attention: {len(alibi_slopes)} ALiBi slopes for {heads} heads")
+        cross = k.rows != q.rows
+        if cross and (causal or rope or window or alibi_slopes or relative_bias):
+            raise ValueError("attention: positions mean nothing between a decoder's tokens and an encoder's")
         op = ops.Attention(
             heads=heads,
             kv_heads=k.width // head_dim,
             head_dim=head_dim,
             scale=head_dim**-0.5 if scale is None else scale,
             causal=causal,
-            layer=self._attentions,
+            layer=self._layer(causal=causal, cross=cross),
+            cross=cross,
             window=window,
             soft_cap=soft_cap,
             alibi_slopes=None if alibi_slopes is None else tuple(alibi_slopes),
             relative_bias=relative_bias,
+            interleaved=rope is not None and rope.interleaved,
         )
-        self._attentions += 1
-        return Tensor(op, (q, k, v) if rope is None else (q, k, v, self._rotary(rope)), q.width)
+        return Tensor(op, (q, k, v) if rope is None else (q, k, v, self._rotary(rope)), q.width, q.rows)
+
+    def _layer(self, *, causal: bool, cross: bool) -> int | None:
+        """The next free place in the cache of keys and values, or in that of the encoder's."""
+        if cross:
+            self._crossed += 1
+            return self._crossed - 1
+        if not causal:
+            return None
+        self._cached += 1
+        return self._cached - 1
 
     def _rotary(self, rope: Rope) -> Tensor:
         """All layers turn by the same angles: one step computes them for a run."""
         if rope not in self._rotaries:
-            self._rotaries[rope] = Tensor(ops.Rotary(rope.inverse_frequencies()), (), rope.dim)
+            self._rotaries[rope] = Tensor(ops.Rotary(rope), (), rope.dim)
         return self._rotaries[rope]
 
-    def logits(self, x: Tensor, w: Weights, vocab_size: int) -> Tensor:
-        """Scores of the next token, for the rows that a run wants them for."""
+    def logits(self, x: Tensor, w: Weights, vocab_size: int, *, bias: Param | None = None) -> Tensor:
+        """Scores of all tokens of the vocabulary, for the rows that a run wants them for."""
         wanted = Tensor(ops.Gather(), (x,), x.width, "logits")
-        matrix = Matrix(w.param("weight", (vocab_size, x.width)), None)
+        matrix = Matrix(w.param("weight", (vocab_size, x.width)), bias)
         return Tensor(ops.Linear((matrix,), logits=True), (wanted,), vocab_size, "logits")
 
     def pool(self, x: Tensor, pooling: str) -> Tensor:

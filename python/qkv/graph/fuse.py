@@ -4,7 +4,7 @@ absorbed has no users left and is dropped.
     activate(linear(x))           -> linear with activation
     activate(linear(x)) * linear(x) -> one gated linear (GLU, Shazeer 2020)
     linear(x) + y                 -> linear with residual
-    attention(linear(x), linear(x), linear(x)) -> slices of one linear
+    attention(linear(x), linear(x), linear(x)) -> slices of one linear; also where a norm of heads stands between
 
 and, once the types of the weights are known,
 
@@ -60,8 +60,10 @@ def _is_linear(x: Tensor, users: Counter[Tensor]) -> bool:
 
 
 def _fuse_activation(node: Tensor, users: Counter[Tensor]) -> None:
-    if isinstance(node.op, Activate) and _is_linear(x := node.inputs[0], users):
-        assert isinstance(x.op, Linear)
+    if not isinstance(node.op, Activate) or not _is_linear(x := node.inputs[0], users):
+        return
+    assert isinstance(x.op, Linear)
+    if x.op.activation == "identity" and node.op == Activate(node.op.function) and node.op.function != "sigmoid":
         node.op, node.inputs = replace(x.op, activation=node.op.function), x.inputs
 
 
@@ -90,14 +92,22 @@ def _fuse_residual(node: Tensor, users: Counter[Tensor]) -> None:
 def _merge_projections(node: Tensor, users: Counter[Tensor]) -> None:
     if not isinstance(node.op, Attention):
         return
-    qkv = node.inputs[:3]
-    plain = all(_is_linear(x, users) and isinstance(x.op, Linear) and x.op.activation == "identity" for x in qkv)
-    if not plain or len({x.inputs for x in qkv}) != 1:
-        return
-    parts = tuple(part for x in qkv if isinstance(x.op, Linear) for part in x.op.parts)
-    merged = Tensor(Linear(parts), qkv[0].inputs, sum(x.width for x in qkv))
+    by_input: dict[Tensor, list[Tensor]] = {}
+    for x in node.inputs[:3]:
+        linear = x.inputs[0] if isinstance(x.op, Norm) and users[x] == 1 else x
+        if _is_linear(linear, users) and isinstance(linear.op, Linear) and linear.op.activation == "identity":
+            by_input.setdefault(linear.inputs[0], []).append(linear)
+    for source, linears in by_input.items():
+        if len(linears) > 1:
+            _merge(source, linears)
+
+
+def _merge(source: Tensor, linears: list[Tensor]) -> None:
+    """Makes slices of one linear layer of them."""
+    parts = tuple(part for x in linears if isinstance(x.op, Linear) for part in x.op.parts)
+    merged = Tensor(Linear(parts), (source,), sum(x.width for x in linears), source.rows)
     start = 0
-    for x in qkv:
+    for x in linears:
         x.op, x.inputs = Slice(start), (merged,)
         start += x.width
 
@@ -116,6 +126,6 @@ def convert_inputs(outputs: Iterable[Tensor], activations: Callable[[Linear], DT
     users = Counter(i for node in nodes for i in node.inputs) + Counter(outputs)
     for new in converted.values():
         (x,) = new.inputs
-        if isinstance(x.op, Norm) and users[x] == 1:
+        if isinstance(x.op, Norm) and users[x] == 1 and x.op.weight.shape == (x.width,):
             new.op, new.inputs = x.op, x.inputs
     return in_order(outputs)

@@ -3,6 +3,7 @@ reader, so a deep model needs only a handful."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from qkv.graph import tensor as ops
 from qkv.graph.build import Graph
 from qkv.graph.fuse import convert_inputs, fuse
 from qkv.graph.pack import Packer
+from qkv.graph.rope import Beyond
 from qkv.graph.tensor import Tensor
 
 
@@ -25,12 +27,28 @@ class CacheShape:
     head_dim: int
     dtype: str
 
+    def cache(self, pages: int) -> _ext.KVCache:
+        """An empty one with room for so many pages."""
+        sizes = (self.layers, self.kv_heads, self.head_dim, self.dtype)
+        return _ext.KVCache(*sizes, pages * _ext.page_nbytes(*sizes))
+
 
 @dataclass(frozen=True)
 class Lowered:
+    """
+    Attributes:
+        program: of the model, or of its decoder.
+        encoder: of an encoder that a decoder reads; it stores keys and values for the decoder's cross-attention.
+        cache: of the past tokens' keys and values; None where attention looks both ways, so nothing can be cached.
+        source_cache: of the encoder's keys and values.
+        kv_dtype: of keys and values, cached or not.
+    """
+
     program: _ext.Program
-    cache: CacheShape | None  # None: attention looks both ways, so nothing can be cached
-    kv_dtype: str  # of keys and values, cached or not
+    encoder: _ext.Program | None
+    cache: CacheShape | None
+    source_cache: CacheShape | None
+    kv_dtype: str
 
 
 class Buffers:
@@ -44,7 +62,7 @@ class Buffers:
         self.converted = {
             node.inputs[0]: node
             for node in nodes
-            if isinstance(node.op, ops.Convert) and isinstance(node.inputs[0].op, ops.Norm)
+            if isinstance(node.op, ops.Convert) and _is_norm_of_rows(node.inputs[0])
         }
         self._last_use = {base(x): i for i, node in enumerate(nodes) for x in node.inputs}
 
@@ -53,7 +71,8 @@ class Buffers:
 
     def make(self, x: Tensor) -> int:
         free = self._free.setdefault((x.width, x.rows, x.dtype), [])
-        self._number[x] = free.pop() if free else self._program.buffer(x.width, x.rows, x.dtype)
+        rows = "tokens" if x.rows == "source" else x.rows  # an encoder's program runs on source tokens
+        self._number[x] = free.pop() if free else self._program.buffer(x.width, rows, x.dtype)
         return self._number[x]
 
     def view(self, x: Tensor) -> tuple[int, int, int]:
@@ -73,33 +92,75 @@ def base(x: Tensor) -> Tensor:
     return x.inputs[0] if isinstance(x.op, ops.Slice) else x
 
 
-def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto", program: _ext.Program | None = None) -> Lowered:
-    """Fuses the graph, packs its weights and builds the program.
+def _is_norm_of_rows(x: Tensor) -> bool:
+    return isinstance(x.op, ops.Norm) and x.op.weight.shape == (x.width,)
+
+
+def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
+    """Fuses the graph, packs its weights and builds its programs: one, or an encoder's and a decoder's.
 
     kv_dtype: of keys and values: float32, bfloat16, int8, or "auto", which is bfloat16 for a model that can cache them
     and whose weights are narrower than float32, and float32 for any other. A run without a cache rounds them as one
     with a cache does.
 
-    program: what the steps are added to; an empty one by default.
-
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
     """
-    fuse(graph.outputs.values())
-    nodes = convert_inputs(graph.outputs.values(), packer.activations)
+    return assemble(arrange(graph, packer), graph.outputs, packer, kv_dtype)
+
+
+def arrange(graph: Graph, packer: Packer) -> list[Tensor]:
+    """Fuses the graph; returns what becomes steps, in order."""
+    stores = _cut_cross_attention(fuse(graph.outputs.values()))
+    return convert_inputs([*stores, *graph.outputs.values()], packer.activations)
+
+
+def assemble(
+    nodes: list[Tensor],
+    outputs: dict[str, Tensor],
+    packer: Packer,
+    kv_dtype: str,
+    new_program: Callable[[], _ext.Program] = _ext.Program,
+) -> Lowered:
+    """Packs the weights of `arrange`d nodes and makes their steps; `new_program` makes an empty program."""
     _pack_tied_first(nodes, packer)
     if kv_dtype == "auto":
-        kv_dtype = "bfloat16" if packer.dtype != "float32" and _cacheable(nodes) else "float32"
-    program = program or _ext.Program()
+        kv_dtype = "bfloat16" if packer.dtype != "float32" and _cached_attentions(nodes) else "float32"
+    source = [node for node in nodes if node.rows == "source"]
+    rest = [node for node in nodes if node.rows != "source"]
+    return Lowered(
+        _filled(new_program(), rest, outputs, packer, kv_dtype),
+        _filled(new_program(), source, outputs, packer, kv_dtype) if source else None,
+        _cache_shape(_cached_attentions(nodes), kv_dtype),
+        _cache_shape([x.op.of for x in nodes if isinstance(x.op, ops.Store)], kv_dtype),
+        kv_dtype,
+    )
+
+
+def _cut_cross_attention(nodes: list[Tensor]) -> list[Tensor]:
+    """Between an encoder's keys and values and the attention that reads them: the encoder stores them, in the order of
+    the decoder's layers, and the decoder finds them there."""
+    stores = []
+    for node in nodes:
+        if isinstance(node.op, ops.Attention) and node.op.cross:
+            q, k, v = node.inputs
+            stores.append(Tensor(ops.Store(node.op), (k, v), 0, "source"))
+            node.inputs = (q,)
+    return stores
+
+
+def _filled(
+    program: _ext.Program, nodes: list[Tensor], outputs: dict[str, Tensor], packer: Packer, kv_dtype: str
+) -> _ext.Program:
     buffers = Buffers(program, nodes)
     for index, node in enumerate(nodes):
         if not isinstance(node.op, ops.Slice):
             _add_step(program, buffers, packer, node, kv_dtype)
-        for name, x in graph.outputs.items():
+        for name, x in outputs.items():
             if x is node:
                 program.output(name, buffers[x])
         buffers.free_after(index, node)
-    return Lowered(program, _cache_shape(nodes, kv_dtype), kv_dtype)
+    return program
 
 
 def _pack_tied_first(nodes: list[Tensor], packer: Packer) -> None:
@@ -116,13 +177,16 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
         case ops.Embed() as op:
             positions = packer.small_table(op.positions) if op.positions else None
             types = packer.small_table(op.types) if op.types else None
-            program.embed(buffers.make(node), packer.table(op.tokens), positions, op.position_offset, types)
+            tokens = packer.table(op.tokens)
+            program.embed(buffers.make(node), tokens, op.scale, positions, op.position_offset, types)
         case ops.Rotary() as op:
-            program.rotary(buffers.make(node), op.inverse_frequencies)
+            rope = op.rope
+            beyond = _long_rotary(rope.beyond) if rope.beyond else None
+            program.rotary(buffers.make(node), rope.inverse_frequencies, rope.scale, beyond)
         case ops.Norm() as op:
-            weight, bias = packer.vector(op.weight), packer.vector(op.bias) if op.bias else []
+            weight, bias = packer.vector(op.weight, op.shift), packer.vector(op.bias) if op.bias else []
             also = buffers.make(buffers.converted[node]) if node in buffers.converted else -1
-            program.norm(buffers.make(node), buffers[inputs[0]], weight, bias, op.eps, op.centred, also)
+            program.norm(buffers.make(node), buffers.view(inputs[0]), weight, bias, op.eps, op.centred, also)
         case ops.Linear() as op:
             residual = buffers[inputs[1]] if len(inputs) == 2 else -1
             weight_ = packer.matrix(op)
@@ -130,17 +194,32 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
         case ops.Convert():
             if inputs[0] not in buffers.converted:
                 program.convert(buffers.make(node), buffers[inputs[0]])
+        case ops.Activate() as op:
+            program.map(buffers.make(node), buffers[inputs[0]], op.function, op.before, op.after)
+        case ops.Add() | ops.Multiply() as op:
+            a, b = (buffers[x] for x in inputs)
+            program.combine(buffers.make(node), a, b, "add" if isinstance(op, ops.Add) else "multiply")
+        case ops.Attention(cross=True) as op:
+            q = buffers.view(inputs[0])
+            assert op.layer is not None
+            program.cross_attention(buffers.make(node), q, op.layer, _attention_shape(op, packer, kv_dtype))
         case ops.Attention() as op:
             q, k, v = (buffers.view(x) for x in inputs[:3])
             rotary = buffers[inputs[3]] if len(inputs) == 4 else -1
             shape = _attention_shape(op, packer, kv_dtype)
-            program.attention(buffers.make(node), q, k, v, rotary, op.layer, shape)
+            program.attention(buffers.make(node), q, k, v, rotary, -1 if op.layer is None else op.layer, shape)
+        case ops.Store() as op:
+            k, v = (buffers.view(x) for x in inputs)
+            assert op.of.layer is not None
+            program.store(k, v, op.of.layer, _attention_shape(op.of, packer, kv_dtype))
         case ops.Gather():
             program.gather(buffers.make(node), buffers[inputs[0]])
         case ops.Pool() as op:
             program.pool(buffers.make(node), buffers[inputs[0]], op.pooling)
-        case op:
-            raise Error(f"graph: {op} stands where no linear layer can absorb it, and there is no step for it alone")
+
+
+def _long_rotary(rope: Beyond) -> _ext.LongRotary:
+    return _ext.LongRotary(rope.length, rope.inverse_frequencies, rope.scale, rope.ntk_factor or 0.0)
 
 
 def _attention_shape(op: ops.Attention, packer: Packer, kv_dtype: str) -> _ext.AttentionShape:
@@ -154,23 +233,20 @@ def _attention_shape(op: ops.Attention, packer: Packer, kv_dtype: str) -> _ext.A
         soft_cap=op.soft_cap or 0.0,
         slopes=None if op.alibi_slopes is None else np.array(op.alibi_slopes, np.float32),
         relative_bias=None if op.relative_bias is None else packer.relative_bias(op.relative_bias),
+        interleaved=op.interleaved,
         kv_type=kv_dtype,
     )
 
 
-def _attentions(nodes: list[Tensor]) -> list[ops.Attention]:
-    return [node.op for node in nodes if isinstance(node.op, ops.Attention)]
+def _cached_attentions(nodes: list[Tensor]) -> list[ops.Attention]:
+    """Those whose keys and values a later run needs."""
+    found = [node.op for node in nodes if isinstance(node.op, ops.Attention)]
+    return [op for op in found if op.layer is not None and not op.cross]
 
 
-def _cacheable(nodes: list[Tensor]) -> bool:
-    attentions = _attentions(nodes)
-    return bool(attentions) and all(op.causal for op in attentions)
-
-
-def _cache_shape(nodes: list[Tensor], kv_dtype: str) -> CacheShape | None:
-    if not _cacheable(nodes):
+def _cache_shape(attentions: list[ops.Attention], kv_dtype: str) -> CacheShape | None:
+    if not attentions:
         return None
-    attentions = _attentions(nodes)
     shapes = {(op.kv_heads, op.head_dim) for op in attentions}
     if len(shapes) != 1:
         raise Error(f"graph: layers differ in (key/value heads, head_dim): {sorted(shapes)}; one cache can't hold them")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.checkpoint import Param
-from qkv.graph.tensor import DType, Linear, Matrix, RelativeBias
+from qkv.graph.tensor import Constant, DType, Linear, Matrix, RelativeBias, Table
 
 
 def as_float32(values: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -40,6 +40,8 @@ class Packer:
         self._progress = progress
         self.weights: dict[str, _ext.Weight] = {}
         self.vectors: dict[str, NDArray[np.float32]] = {}
+        self._read: set[str] = set()
+        self._tied: dict[str, str] = {}  # tensor -> the matrix that is all of it
 
     @property
     def nbytes(self) -> int:
@@ -54,24 +56,27 @@ class Packer:
         name = _matrix_name(op.parts, op.gated)
         if name not in self.weights:
             self.weights[name] = self._matrix(name, op)
+        first = op.parts[0]
+        if len(op.parts) == 1 and not first.transposed and not first.part:
+            self._tied[first.weight.name] = name
         return self.weights[name]
 
-    def small_table(self, rows: Param) -> _ext.Weight:
+    def small_table(self, rows: Table) -> _ext.Weight:
         """Positions or token types. They are in every token's embedding, often with large values in a few features, and
         are few: as int8 they would cost more accuracy than the whole token table and save 1 % of the memory."""
         return self.table(rows, self._small)
 
-    def table(self, rows: Param, dtype: str | None = None) -> _ext.Weight:
+    def table(self, rows: Table, dtype: str | None = None) -> _ext.Weight:
         """Rows to look up; those of a matrix already packed alone are looked up there."""
-        tied = _matrix_name((Matrix(rows, None),), False)
-        name = tied if tied in self.weights else f"rows({rows.name})"
+        name = self._tied.get(rows.name, f"rows({rows.name})")
         if name not in self.weights:
             self.weights[name] = self._table(name, rows, dtype or self._wide)
         return self.weights[name]
 
-    def vector(self, values: Param) -> list[float]:
-        """A norm's weight or bias."""
-        return [float(x) for x in self._values(values)]
+    def vector(self, values: Param, shift: float = 0.0) -> list[float]:
+        """A norm's weight or bias; `shift` is added."""
+        found = self._values(values)
+        return [float(x) for x in (found + np.float32(shift) if shift else found)]
 
     def _values(self, param: Param) -> NDArray[np.float32]:
         """Of a small tensor, of one dimension."""
@@ -84,16 +89,15 @@ class Packer:
         at = 0
         for half, part in enumerate(op.parts):
             place = (0, half) if op.gated else (at, 0)
-            values = part.weight.read()
-            weight.fill(values.T if part.transposed else values, *place, self.threads)
+            weight.fill(part.read_weight(), *place, self.threads)
             self._done(part.weight)
             if part.bias:
-                weight.fill_bias(part.bias.read(), *place)
+                weight.fill_bias(part.read_bias(), *place)
                 self._done(part.bias)
             at += part.out_features
         return weight
 
-    def _table(self, name: str, rows: Param, dtype: str) -> _ext.Weight:
+    def _table(self, name: str, rows: Table, dtype: str) -> _ext.Weight:
         count, width = rows.shape
         weight = _ext.Weight(count, width, dtype, "rows")
         weight.fill(rows.read(), 0, 0, self.threads)
@@ -117,18 +121,22 @@ class Packer:
     def _dtype_of(self, op: Linear) -> str:
         return self._wide if op.logits else self.dtype
 
-    def _done(self, param: Param) -> None:
-        size = param.read().nbytes
-        param.release()
+    def _done(self, table: Table) -> None:
+        size = 0 if isinstance(table, Constant) or table.name in self._read else table.read().nbytes
+        self._read.add(table.name)
+        table.release()
         self._progress(size)
 
 
 def _matrix_name(parts: tuple[Matrix, ...], gated: bool) -> str:
     """E.g. linear(a.weight.T, a.bias) or gated(gate.weight, up.weight)."""
     names = [
-        name
-        for part in parts
-        for name in (part.weight.name + ".T" * part.transposed, part.bias.name if part.bias else "")
-        if name
+        name for matrix in parts for name in (_weight_name(matrix), matrix.bias.name if matrix.bias else "") if name
     ]
     return f"{'gated' if gated else 'linear'}({', '.join(names)})"
+
+
+def _weight_name(matrix: Matrix) -> str:
+    part = matrix.part
+    some = f"[{part.start}:{part.start + part.size} of {part.groups}]" if part else ""
+    return matrix.weight.name + ".T" * matrix.transposed + some

@@ -4,36 +4,94 @@ Ops are plain descriptions: `build` makes them, `fuse` rewrites them, `lower` tu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from qkv.checkpoint import Param
+import numpy as np
+from numpy.typing import NDArray
 
-Rows = Literal["tokens", "sequences", "logits"]  # what a buffer has one row for
+from qkv.checkpoint import Param
+from qkv.graph.rope import Rope
+
+# What a buffer has one row for. Source rows are the tokens that an encoder reads, where there is a decoder, too.
+Rows = Literal["tokens", "sequences", "logits", "source"]
 DType = Literal["float32", "bfloat16", "int8"]  # of a buffer
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A table that is computed, and in no checkpoint. `name` says what is in it: equal names, equal values."""
+
+    name: str
+    values: NDArray[np.float32] = field(compare=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def read(self) -> NDArray[np.float32]:
+        return self.values
+
+    def release(self) -> None:
+        """Nothing is mapped."""
+
+
+Table = Param | Constant
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some outputs of a fused matrix: of each of `groups` groups of outputs, `size` from `start` on."""
+
+    groups: int
+    start: int
+    size: int
+
+    def of(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """values: [out, ...]"""
+        grouped = values.reshape(self.groups, -1, *values.shape[1:])[:, self.start : self.start + self.size]
+        return grouped.reshape(self.groups * self.size, *values.shape[1:])
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """Weight [out, in] (or [in, out] when transposed, as GPT-2's Conv1D keeps it) and bias [out] of a layer."""
+    """Weight [out, in] (or [in, out] when transposed, as GPT-2's Conv1D keeps it) and bias [out] of a layer, or a part
+    of their outputs."""
 
     weight: Param
     bias: Param | None
     transposed: bool = False
+    part: Part | None = None
 
     @property
     def out_features(self) -> int:
-        return self.weight.shape[1 if self.transposed else 0]
+        return self.part.groups * self.part.size if self.part else self.weight.shape[1 if self.transposed else 0]
 
     @property
     def in_features(self) -> int:
         return self.weight.shape[0 if self.transposed else 1]
 
+    def read_weight(self) -> NDArray[np.generic]:
+        """[out, in]"""
+        values = self.weight.read()
+        return self._chosen(values.T if self.transposed else values)
+
+    def read_bias(self) -> NDArray[np.generic]:
+        """[out]"""
+        assert self.bias
+        return self._chosen(self.bias.read().reshape(-1))
+
+    def _chosen(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        return self.part.of(values) if self.part else values
+
 
 @dataclass(frozen=True)
 class Embed:
+    """scale * tokens[id] + positions[position + offset] + types[type]"""
+
     tokens: Param
-    positions: Param | None
+    scale: float
+    positions: Table | None
     position_offset: int
     types: Param | None
 
@@ -42,15 +100,19 @@ class Embed:
 class Rotary:
     """Cosines and sines of each token's position."""
 
-    inverse_frequencies: tuple[float, ...]
+    rope: Rope
 
 
 @dataclass(frozen=True)
 class Norm:
+    """Of each part of a row that is as wide as the weight: of whole rows, or of each head. `shift` is added to the
+    weight."""
+
     weight: Param
     bias: Param | None
     eps: float
     centred: bool
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +142,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Activate:
+    """after * function(before * x)"""
+
     function: str
+    before: float = 1.0
+    after: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,18 +171,30 @@ class RelativeBias:
 
 @dataclass(frozen=True)
 class Attention:
-    """inputs: q, k, v, and the Rotary that turns q and k if there are four."""
+    """inputs: q, k, v, and the Rotary that turns q and k if there are four. With `cross`, k and v are of source rows;
+    once these are stored, q is the only input.
+
+    layer: where in the KV cache keys and values are kept; None where they are not: no later token sees them."""
 
     heads: int
     kv_heads: int
     head_dim: int
     scale: float
     causal: bool
-    layer: int
+    layer: int | None
+    cross: bool = False
     window: int | None = None
     soft_cap: float | None = None
     alibi_slopes: tuple[float, ...] | None = None
     relative_bias: RelativeBias | None = None
+    interleaved: bool = False  # of rotary positions
+
+
+@dataclass(frozen=True)
+class Store:
+    """inputs: k, v, for the cross-attention `of` of a decoder. Makes nothing that a step could read."""
+
+    of: Attention
 
 
 @dataclass(frozen=True)
@@ -129,7 +207,7 @@ class Pool:
     pooling: str
 
 
-Op = Embed | Rotary | Norm | Linear | Convert | Slice | Activate | Add | Multiply | Attention | Gather | Pool
+Op = Embed | Rotary | Norm | Linear | Convert | Slice | Activate | Add | Multiply | Attention | Store | Gather | Pool
 
 
 @dataclass(eq=False)

@@ -26,11 +26,7 @@ class Config(BaseConfig):
     is_decoder: bool = False
 
     def check(self) -> None:
-        heads = self.num_attention_heads
-        self.require(
-            self.hidden_size % heads == 0,
-            f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}",
-        )
+        self.require_divisible("hidden_size", "num_attention_heads")
         if self.position_embedding_type != "absolute":
             raise UnsupportedArchitecture(
                 f"bert with position_embedding_type {self.position_embedding_type!r}: only 'absolute' is supported"

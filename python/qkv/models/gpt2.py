@@ -27,7 +27,7 @@ class Config(BaseConfig):
     eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
-        self.require(self.n_embd % self.n_head == 0, f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        self.require_divisible("n_embd", "n_head")
 
     @property
     def context_length(self) -> int:
@@ -45,7 +45,7 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
     for index, layer in enumerate(w.layers("h", c.n_layer)):
         # weights are [in, out] here: OpenAI's Conv1D
         h = g.layer_norm(x, layer["ln_1"], eps=c.layer_norm_epsilon)
-        q, k, v = g.split(g.linear(h, layer["attn.c_attn"], 3 * c.n_embd, bias=True, transposed=True), 3)
+        q, k, v = g.linears(h, layer["attn.c_attn"], [c.n_embd] * 3, bias=True, transposed=True)
         a = g.attention(q, k, v, head_dim=c.n_embd // c.n_head, causal=True, scale=c.attention_scale(index))
         x = x + g.linear(a, layer["attn.c_proj"], c.n_embd, bias=True, transposed=True)
 

@@ -35,18 +35,11 @@ class Config(BaseConfig):
     eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
-        heads = self.num_attention_heads
-        self.num_key_value_heads = self.num_key_value_heads or heads
-        self.require(
-            heads % self.num_key_value_heads == 0,
-            f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.num_key_value_heads}",
-        )
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.require_divisible("num_attention_heads", "num_key_value_heads")
         if self.head_dim is None:
-            self.require(
-                self.hidden_size % heads == 0,
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {heads}",
-            )
-            self.head_dim = self.hidden_size // heads
+            self.require_divisible("hidden_size", "num_attention_heads")
+            self.head_dim = self.hidden_size // self.num_attention_heads
         self.require(self.head_dim % 2 == 0, f"head_dim {self.head_dim} is odd: rotary positions turn pairs")
 
     @property
@@ -63,7 +56,7 @@ class Config(BaseConfig):
         is_number = isinstance(theta, int | float) and not isinstance(theta, bool) and theta > 0
         self.require(is_number, f"rope_theta {theta!r} is not a positive number")
         assert self.head_dim
-        return Rope(float(theta), self.head_dim)
+        return Rope.plain(float(theta), self.head_dim)
 
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:

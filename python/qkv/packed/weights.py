@@ -11,7 +11,7 @@ from qkv import _ext
 from qkv.checkpoint import Param
 from qkv.errors import CheckpointError, Error
 from qkv.graph.pack import Packer
-from qkv.graph.tensor import Linear
+from qkv.graph.tensor import Linear, Table
 from qkv.packed.file import PackedFile
 from qkv.packed.header import vector_entry, weight_entry
 
@@ -26,7 +26,7 @@ class PackedWeights(Packer):
     def _matrix(self, name: str, op: Linear) -> _ext.Weight:
         return self._weight(name, self._matrix_shape(op), any(part.bias for part in op.parts))
 
-    def _table(self, name: str, rows: Param, dtype: str) -> _ext.Weight:
+    def _table(self, name: str, rows: Table, dtype: str) -> _ext.Weight:
         count, width = rows.shape
         return self._weight(name, (count, width, dtype, "rows"), False)
 

@@ -11,16 +11,18 @@ from typing import Any, cast
 from qkv import _ext, models
 from qkv.checkpoint import Config
 from qkv.checkpoint.checkpoint import refuse_quantized
+from qkv.checkpoint.config import LIMIT
 from qkv.checkpoint.folder import parse_object
 from qkv.checkpoint.hub import locate_config
 from qkv.errors import CheckpointError, Error
-from qkv.graph import Graph, Lowered, Tensor, lower
-from qkv.graph.fuse import in_order
+from qkv.graph import CacheShape, Graph, Lowered, Tensor
+from qkv.graph.lower import arrange, assemble
 from qkv.loading import DTYPES, KV_DTYPES
 from qkv.machine import available_memory, default_threads
 from qkv.planning.result import KVPlan, Plan, WeightPlan
 from qkv.planning.sizes import PlannedPacker, PlannedProgram
 from qkv.planning.tensors import PlannedTensors, PlannedWeights
+from qkv.source import SOURCE_TOKENS
 
 # Tokens of a prompt that go through the model in one run, which its buffers are made for.
 _RUN_TOKENS = 512
@@ -34,15 +36,18 @@ class Outline:
         parameters: values of all tensors.
         nodes: the fused graph, inputs before users.
         packer: knows the sizes of weights, of the type that it was made for.
-        lowered: its program holds no steps.
-        token_nbytes: memory that a run needs for each of its tokens.
+        lowered: its programs hold no steps.
     """
 
     parameters: int
     nodes: list[Tensor]
     packer: PlannedPacker
     lowered: Lowered
-    token_nbytes: int
+
+    def page_nbytes(self, kv_dtype: str) -> int:
+        """Of the keys and values of a page of tokens, and of as many source tokens."""
+        shapes = [shape for shape in (self.lowered.cache, self.lowered.source_cache) if shape]
+        return sum(page_nbytes(shape, kv_dtype) for shape in shapes)
 
 
 def plan(
@@ -63,8 +68,8 @@ def plan(
 
     Args:
         path_or_id: folder with a config.json, a JSON file, or "owner/name" on the hub.
-        prompt_tokens: speeds are of a prompt this long, and of the tokens after it; by default 512, or the context
-            where it is shorter.
+        prompt_tokens: speeds are of a prompt this long (for an encoder and decoder: of a source text), and of the
+            tokens after it; by default 512, or the context where it is shorter.
         measure: measure the machine's ceilings, which takes a second or two; without that there are no speeds.
         num_threads: threads of a run; by default the physical cores that this process may use.
         revision, token, cache_dir, local_files_only: as in `qkv.load`.
@@ -80,7 +85,8 @@ def plan(
     refuse_quantized(raw, file)
     architecture = models.architecture(raw.get("model_type"), str(file))
     config = architecture.Config.from_dict(raw, str(file))
-    context = config.context_length
+    context: int | None = config.context_length
+    most = LIMIT if context is None else context
     outlines = {dtype: outline(architecture, config, raw, dtype) for dtype in DTYPES if dtype != "auto"}
     some = next(iter(outlines.values()))
     memory = available_memory()
@@ -90,22 +96,27 @@ def plan(
         parameters=some.parameters,
         context_length=context,
         weights={dtype: _weights(outlined, context, memory) for dtype, outlined in outlines.items()},
-        kv_cache=_kv_cache(some.lowered, context),
+        kv_cache=_kv_cache(some, context),
         memory_available=memory,
-        prompt_tokens=_in_range("prompt_tokens", prompt_tokens, min(512, context), context),
+        prompt_tokens=_in_range("prompt_tokens", prompt_tokens, min(512, most), most),
         threads=_in_range("num_threads", num_threads, default_threads(), 1024),
     )
     fits = any(of.context_that_fits for of in found.weights.values())
     return _with_speeds(found, outlines) if measure and fits else found
 
 
-def outline(architecture: ModuleType, config: Config, raw: Mapping[str, Any], dtype: str) -> Outline:
+def outline(architecture: ModuleType, config: Config, raw: dict[str, Any], dtype: str) -> Outline:
     """The model that `qkv.load` would make, without its weights; in some milliseconds, and memory for names alone."""
-    tensors = PlannedTensors(Path(config.where).parent, config, raw.get("architectures"))
-    graph, packer, program = Graph(), PlannedPacker(dtype), PlannedProgram()
+    tensors = PlannedTensors(Path(config.where).parent, raw, config)
+    graph, packer = Graph(), PlannedPacker(dtype)
     architecture.build(graph, config, PlannedWeights(tensors))
-    lowered = lower(graph, packer, program=cast(_ext.Program, program))
-    return Outline(tensors.parameters, in_order(graph.outputs.values()), packer, lowered, program.token_nbytes)
+    nodes = arrange(graph, packer)
+    lowered = assemble(nodes, graph.outputs, packer, "auto", lambda: cast(_ext.Program, PlannedProgram()))
+    return Outline(tensors.parameters, nodes, packer, lowered)
+
+
+def page_nbytes(shape: CacheShape, kv_dtype: str) -> int:
+    return _ext.page_nbytes(shape.layers, shape.kv_heads, shape.head_dim, kv_dtype)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -123,29 +134,35 @@ def _in_range(name: str, value: int | None, default: int, most: int) -> int:
     return value
 
 
-def _weights(outlined: Outline, context: int, memory: int) -> WeightPlan:
+def _weights(outlined: Outline, context: int | None, memory: int) -> WeightPlan:
     nbytes, lowered = outlined.packer.nbytes, outlined.lowered
-    cache = lowered.cache
-    if cache:  # a prompt goes through the model in runs
-        page = _ext.page_nbytes(cache.layers, cache.kv_heads, cache.head_dim, lowered.kv_dtype)
-        free = memory - nbytes - min(context, _RUN_TOKENS) * outlined.token_nbytes
-        fits = free // page * _ext.page_tokens
+    runs = [(lowered.program, _RUN_TOKENS)] + ([(lowered.encoder, SOURCE_TOKENS)] if lowered.encoder else [])
+    if lowered.cache:  # a prompt goes through the model in runs
+        buffers = max(min(context or most, most) * _token_nbytes(program) for program, most in runs)
+        fits = (memory - nbytes - buffers) // outlined.page_nbytes(lowered.kv_dtype) * _ext.page_tokens
     else:
-        fits = (memory - nbytes) // outlined.token_nbytes
-    return WeightPlan(nbytes, lowered.kv_dtype, max(0, min(fits, context)))
+        fits = (memory - nbytes) // _token_nbytes(lowered.program)
+    fits = max(0, fits)
+    return WeightPlan(nbytes, lowered.kv_dtype, fits if context is None else min(fits, context))
 
 
-def _kv_cache(lowered: Lowered, context: int) -> dict[str, KVPlan] | None:
-    cache = lowered.cache
+def _token_nbytes(program: _ext.Program) -> int:
+    return cast(PlannedProgram, program).token_nbytes
+
+
+def _kv_cache(outlined: Outline, context: int | None) -> dict[str, KVPlan] | None:
+    cache, source = outlined.lowered.cache, outlined.lowered.source_cache
     if cache is None:
         return None
-    pages = {
-        dtype: _ext.page_nbytes(cache.layers, cache.kv_heads, cache.head_dim, dtype)
+    return {
+        dtype: KVPlan(
+            token_nbytes=page_nbytes(cache, dtype) // _ext.page_tokens,
+            source_token_nbytes=page_nbytes(source, dtype) // _ext.page_tokens if source else None,
+            sequence_nbytes=-(-context // _ext.page_tokens) * outlined.page_nbytes(dtype) if context else None,
+        )
         for dtype in KV_DTYPES
         if dtype != "auto"
     }
-    per_sequence = -(-context // _ext.page_tokens)
-    return {dtype: KVPlan(page // _ext.page_tokens, page * per_sequence) for dtype, page in pages.items()}
 
 
 def _with_speeds(found: Plan, outlines: Mapping[str, Outline]) -> Plan:

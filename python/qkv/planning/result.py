@@ -22,8 +22,8 @@ class WeightPlan:
     Attributes:
         nbytes: bytes of all weights in memory, as `Model.nbytes`.
         kv_dtype: what keys and values are kept as by default.
-        context_that_fits: tokens of one sequence for which the available memory is enough, beside the weights; 0 where
-            it is not enough for these.
+        context_that_fits: tokens of one sequence (and of as long a source) for which the available memory is enough,
+            beside the weights; 0 where it is not enough for these.
         prompt: speed of a prompt, or of a text that is embedded; None if the weights don't fit, or nothing was to be
             measured.
         new_tokens: speed of the tokens that are generated after it; None for an encoder, too.
@@ -38,10 +38,17 @@ class WeightPlan:
 
 @dataclass(frozen=True)
 class KVPlan:
-    """Keys and values of one type: bytes for a position, and for a sequence that fills the context."""
+    """Keys and values of one type.
+
+    Attributes:
+        token_nbytes: bytes for each token of a sequence.
+        source_token_nbytes: for each token of the text that an encoder reads for a decoder; None for other models.
+        sequence_nbytes: for a sequence that fills the context, and as long a source; None where positions have no end.
+    """
 
     token_nbytes: int
-    sequence_nbytes: int
+    source_token_nbytes: int | None
+    sequence_nbytes: int | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Plan:
         file: the configuration.
         model_type: its architecture.
         parameters: values of all tensors that the model uses, shared ones counted once.
-        context_length: tokens of a sequence at most.
+        context_length: tokens of a sequence at most; None where positions have no end.
         weights: for each type of weights.
         kv_cache: for each type of keys and values; None for an encoder, which caches none.
         memory_available: bytes that this process could use now.
@@ -67,7 +74,7 @@ class Plan:
     file: str
     model_type: str
     parameters: int
-    context_length: int
+    context_length: int | None
     weights: dict[str, WeightPlan]
     kv_cache: dict[str, KVPlan] | None
     memory_available: int

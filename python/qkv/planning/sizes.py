@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qkv import _ext
 from qkv.checkpoint import Param
 from qkv.graph.pack import Packer
-from qkv.graph.tensor import Linear
+from qkv.graph.tensor import Linear, Table
 
 # Neighbours in a column of a panel, and the bytes that they take together (csrc/cpu/weight.h).
 _GROUPS = {"float32": (1, 4), "bfloat16": (2, 4), "int8": (4, 4), "int4": (32, 18)}
@@ -53,11 +53,11 @@ class PlannedPacker(Packer):
     def _matrix(self, name: str, op: Linear) -> _ext.Weight:
         return _stand_in(PlannedWeight(*self._matrix_shape(op), bias=any(part.bias for part in op.parts)))
 
-    def _table(self, name: str, rows: Param, dtype: str) -> _ext.Weight:
+    def _table(self, name: str, rows: Table, dtype: str) -> _ext.Weight:
         count, width = rows.shape
         return _stand_in(PlannedWeight(count, width, dtype, "rows", bias=False))
 
-    def vector(self, values: Param) -> list[float]:
+    def vector(self, values: Param, shift: float = 0.0) -> list[float]:
         self._values(values)
         return []
 

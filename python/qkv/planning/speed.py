@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qkv import _ext
 from qkv.bench.kernels import arithmetic
-from qkv.graph.tensor import Attention, Linear
+from qkv.graph.tensor import Attention, Linear, Tensor
 from qkv.planning.planner import Outline
 from qkv.planning.result import Speed
 from qkv.planning.sizes import PlannedWeight
@@ -39,18 +39,29 @@ class Cost:
         return max(computing, self.nbytes / ceilings["memory"])
 
 
-def cost(of: Outline, new: int, past: int) -> Cost:
-    """Of `new` tokens of one sequence after `past` cached ones, with the logits of the last.
+def prompt_cost(of: Outline, tokens: int) -> Cost:
+    """Of a prompt of one sequence, with the logits of its last token; of a source text where an encoder reads one."""
+    source = [node for node in of.nodes if node.rows == "source"]
+    return _cost(of, source or of.nodes, tokens, past=0)
 
-    Matrices and attention are counted; norms and activations are little work beside them."""
+
+def token_cost(of: Outline, past: int) -> Cost:
+    """Of a token after `past` cached ones, and of as many of the source."""
+    return _cost(of, [node for node in of.nodes if node.rows != "source"], 1, past)
+
+
+def _cost(of: Outline, nodes: Iterable[Tensor], new: int, past: int) -> Cost:
+    """Matrices and attention are counted; norms and activations are little work beside them."""
     total = Cost()
-    for node in of.nodes:
+    for node in nodes:
         match node.op:
             case Linear() as op:
-                total.add_layer(of.packer.size(op), rows=new if node.rows == "tokens" else 1)
+                total.add_layer(of.packer.size(op), rows=new if node.rows in ("tokens", "source") else 1)
             case Attention() as op:
-                total.operations["float32"] += 4 * _pairs(op, new, past) * op.heads * op.head_dim
-                visible = min(past + new, op.window + new) if op.window else past + new
+                pairs = new * past if op.cross else _pairs(op, new, past)
+                total.operations["float32"] += 4 * pairs * op.heads * op.head_dim
+                keys = past if op.cross else past + new
+                visible = min(keys, op.window + new) if op.window else keys
                 page = _ext.page_nbytes(1, op.kv_heads, op.head_dim, of.lowered.kv_dtype)
                 total.nbytes += visible * page / _ext.page_tokens
     return total
@@ -59,12 +70,12 @@ def cost(of: Outline, new: int, past: int) -> Cost:
 def speeds(of: Outline, tokens: int, ceilings: Mapping[str, float]) -> tuple[Speed, Speed | None]:
     """Of a prompt of so many tokens, and of the tokens that a decoder makes after it."""
 
-    def speed(new: int, past: int, shares: Mapping[str, float]) -> Speed:
-        rate = new / cost(of, new, past).seconds(ceilings)
+    def speed(count: int, cost: Cost, shares: Mapping[str, float]) -> Speed:
+        rate = count / cost.seconds(ceilings)
         return Speed(rate, rate * shares[of.packer.dtype])
 
-    prompt = speed(tokens, 0, _MANY_TOKENS)
-    return prompt, speed(1, tokens, _ONE_TOKEN) if of.lowered.cache else None
+    prompt = speed(tokens, prompt_cost(of, tokens), _MANY_TOKENS)
+    return prompt, speed(1, token_cost(of, tokens), _ONE_TOKEN) if of.lowered.cache else None
 
 
 def _pairs(op: Attention, new: int, past: int) -> int:

@@ -6,29 +6,31 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qkv.checkpoint import Config, Param, TensorInfo, Weights
 from qkv.errors import CheckpointError
 
-# How names of classes in `architectures` end -> tensors and scopes of their heads, in any family.
-_HEADS = {
+# How names of classes in `architectures` end -> tensors and scopes that not every class of a family has.
+_PARTS = {
     "ForMaskedLM": (
         "cls.predictions.transform", "cls.predictions.bias",  # BERT
         "lm_head.dense", "lm_head.layer_norm", "lm_head.bias",  # RoBERTa
         "predictions.dense", "predictions.LayerNorm", "predictions.bias",  # ALBERT
         "vocab_transform", "vocab_layer_norm", "vocab_projector.bias",  # DistilBERT
     ),
-    "ForSequenceClassification": ("classifier", "pre_classifier", "score", "classification_head"),
+    "ForSequenceClassification": (
+        "classifier", "pre_classifier", "score", "classification_head", "bert.pooler", "albert.pooler",
+    ),
     "ForTokenClassification": ("classifier",),
     "ForQuestionAnswering": ("qa_outputs",),
-    "ForConditionalGeneration": ("final_logits_bias",),
+    "ForConditionalGeneration": ("decoder", "final_logits_bias"),
     "MTModel": ("final_logits_bias",),
 }  # fmt: skip
 
-# And those of their output layers, which a checkpoint only holds where they are not the token table ("tied");
-# embed_out is GPT-NeoX's.
+# And output layers, which a checkpoint only holds where they are not the token table ("tied"); embed_out is GPT-NeoX's.
 _OUTPUT_LAYERS = {
     "ForMaskedLM": (
         "cls.predictions.decoder", "lm_head.decoder", "predictions.decoder", "vocab_projector.weight",
@@ -45,22 +47,29 @@ class PlannedTensors:
 
     Attributes:
         path: the folder of the configuration.
+        config: config.json. The class of transformers under `architectures` says which head the checkpoint has.
         tensors: what was asked for so far, by name; a tensor that is used twice is there once.
+        is_base: the class has no head: its tensors are saved without the prefix that they have below one.
+        is_shared: encoder and decoder have one token table.
     """
 
-    def __init__(self, path: Path, config: Config, architectures: object) -> None:
-        """`architectures`: what config.json says there: the class of transformers that wrote it."""
+    def __init__(self, path: Path, config: dict[str, Any], typed: Config) -> None:
+        """`typed`: the same configuration, with the defaults of its family."""
         self.path = path
+        self.config = config
         self._found: dict[str, TensorInfo] = {}
-        tied = bool(getattr(config, "tie_word_embeddings", True))
-        names = architectures if isinstance(architectures, list) else []
-        self._heads = [
-            head
-            for table in ((_HEADS,) if tied else (_HEADS, _OUTPUT_LAYERS))
-            for ending, heads in table.items()
-            for head in heads
-            if names and str(names[0]).endswith(ending)
-        ]
+        self._scopes: set[str] = set()
+        names = config.get("architectures")
+        name = str(names[0]) if isinstance(names, list) and names else ""
+        self.is_base = name.endswith("Model") and not name.endswith(("LMHeadModel", "MTModel"))
+        self.is_shared = bool(getattr(typed, "share_encoder_decoder_embeddings", True))
+        tied = bool(getattr(typed, "tie_word_embeddings", True))
+        tables = (_PARTS,) if tied else (_PARTS, _OUTPUT_LAYERS)
+        self._parts = {part for table in tables for end, parts in table.items() if name.endswith(end) for part in parts}
+        if self.is_base:
+            self._parts.add("pooler")
+        if self.is_base and not name.endswith("EncoderModel"):
+            self._parts.add("decoder")
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -83,12 +92,13 @@ class PlannedTensors:
         if len(self._found) >= _MOST_TENSORS:
             raise CheckpointError(f"{self.path / 'config.json'} asks for more than {_MOST_TENSORS:,} tensors")
         self._found[name] = TensorInfo(name, self.path, "float32", shape, 0, 0)
+        while name not in self._scopes:
+            self._scopes.add(name)
+            name = name.rpartition(".")[0]
 
-    def has_head(self, name: str) -> bool:
-        """Whether `name` is a tensor or scope of the head that the class of the checkpoint has.
-
-        The rest of a checkpoint differs from family to family: model files know it, and are not asked."""
-        return any(_lies_in(name, head) or _lies_in(head, name) for head in self._heads)
+    def holds(self, name: str) -> bool:
+        """Whether `name` is a tensor or scope of what was asked for, or of a part that the class has."""
+        return name in self._scopes or any(_lies_in(name, part) or _lies_in(part, name) for part in self._parts)
 
     def read(self, name: str) -> np.ndarray:
         raise CheckpointError(f"{self.path}: the values of {name!r} are not known from a configuration alone")
@@ -104,12 +114,15 @@ class PlannedWeights(Weights):
     checkpoint: PlannedTensors
 
     def under(self, *prefixes: str) -> Weights:
-        """The scope of the first one. Models with and without a head differ in it, but hold the same tensors there."""
+        """The scope of the prefix under which transformers would save the tensors."""
+        if "shared" in prefixes and self.checkpoint.is_shared:
+            return self["shared"]
+        if "" in prefixes and self.checkpoint.is_base:
+            return self
         return self[prefixes[0].removesuffix(".")]
 
     def __contains__(self, name: str) -> bool:
-        full = self._join(name)
-        return full in self.checkpoint.tensors or self.checkpoint.has_head(full)
+        return self.checkpoint.holds(self._join(name))
 
     def param(self, leaf: str, shape: tuple[int, ...]) -> Param:
         name = self._join(leaf)

@@ -76,9 +76,9 @@ def _cutting_tokenizer(model: Model) -> Tokenizer:
     assert model.tokenizer is not None
     if model not in _cutting_tokenizers:
         tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
-        limit = min(model.sentence_modules.max_seq_length or model.context_length, model.context_length)
-        if limit > tokenizer.num_special_tokens_to_add(False):
-            tokenizer.enable_truncation(limit)
+        limits = [n for n in (model.sentence_modules.max_seq_length, model.context_length) if n is not None]
+        if limits and min(limits) > tokenizer.num_special_tokens_to_add(False):
+            tokenizer.enable_truncation(min(limits))
         _cutting_tokenizers[model] = tokenizer
     return _cutting_tokenizers[model]
 

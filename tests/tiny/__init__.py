@@ -1,0 +1,19 @@
+"""Tiny random checkpoints, made with transformers; awkward sizes on purpose: nothing is a multiple of a vector.
+
+`python -m tests.tiny FOLDER` makes all of them, for tests that run where there is no transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tiny import encoders, gpt, llama
+from tests.tiny.case import Case
+
+CASES: dict[str, Case] = encoders.CASES | gpt.CASES | llama.CASES
+
+
+def make_tiny(case: str, folder: Path) -> Path:
+    """Writes the case's checkpoint to `folder`."""
+    CASES[case].make().save_pretrained(folder)
+    return folder
