@@ -124,7 +124,7 @@ HEADS = {
 @pytest.mark.parametrize(
     ("family", "head"),
     [
-        ("Bert", "Model"), ("Bert", "ForMaskedLM"), ("Bert", "ForSequenceClassification"),
+        ("Bert", "Model"), ("Bert", "ForMaskedLM"), ("Bert", "ForPreTraining"), ("Bert", "ForSequenceClassification"),
         ("Bert", "ForTokenClassification"), ("Bert", "ForQuestionAnswering"), ("Roberta", "Model"),
         ("Roberta", "ForMaskedLM"), ("Roberta", "ForSequenceClassification"), ("Albert", "Model"),
         ("Albert", "ForMaskedLM"), ("Albert", "ForSequenceClassification"), ("Albert", "ForQuestionAnswering"),

@@ -13,30 +13,33 @@ import numpy as np
 from qkv.checkpoint import Config, Param, TensorInfo, Weights
 from qkv.errors import CheckpointError
 
+_MASKED_LM = (
+    "cls.predictions.transform", "cls.predictions.bias",  # BERT
+    "lm_head.dense", "lm_head.layer_norm", "lm_head.bias",  # RoBERTa
+    "predictions.dense", "predictions.LayerNorm", "predictions.bias",  # ALBERT
+    "vocab_transform", "vocab_layer_norm", "vocab_projector.bias",  # DistilBERT
+)  # fmt: skip
+_POOLERS = ("bert.pooler", "albert.pooler")
+
 # How names of classes in `architectures` end -> tensors and scopes that not every class of a family has.
 _PARTS = {
-    "ForMaskedLM": (
-        "cls.predictions.transform", "cls.predictions.bias",  # BERT
-        "lm_head.dense", "lm_head.layer_norm", "lm_head.bias",  # RoBERTa
-        "predictions.dense", "predictions.LayerNorm", "predictions.bias",  # ALBERT
-        "vocab_transform", "vocab_layer_norm", "vocab_projector.bias",  # DistilBERT
-    ),
-    "ForSequenceClassification": (
-        "classifier", "pre_classifier", "score", "classification_head", "bert.pooler", "albert.pooler",
-    ),
+    "ForMaskedLM": _MASKED_LM,
+    "ForPreTraining": (*_MASKED_LM, *_POOLERS),
+    "ForSequenceClassification": ("classifier", "pre_classifier", "score", "classification_head", *_POOLERS),
     "ForTokenClassification": ("classifier",),
     "ForQuestionAnswering": ("qa_outputs",),
     "ForConditionalGeneration": ("decoder", "final_logits_bias"),
     "MTModel": ("final_logits_bias",),
-}  # fmt: skip
+}
 
 # And output layers, which a checkpoint only holds where they are not the token table ("tied"); embed_out is GPT-NeoX's.
 _OUTPUT_LAYERS = {
-    "ForMaskedLM": (
-        "cls.predictions.decoder", "lm_head.decoder", "predictions.decoder", "vocab_projector.weight",
+    **dict.fromkeys(
+        ("ForMaskedLM", "ForPreTraining"),
+        ("cls.predictions.decoder", "lm_head.decoder", "predictions.decoder", "vocab_projector.weight"),
     ),
     **dict.fromkeys(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel"), ("lm_head", "embed_out")),
-}  # fmt: skip
+}
 
 # More than the 47,000 of DeepSeek-V3's 256 experts a layer: a configuration that asks for more is not meant.
 _MOST_TENSORS = 100_000
@@ -63,7 +66,8 @@ class PlannedTensors:
         name = str(names[0]) if isinstance(names, list) and names else ""
         self.is_base = name.endswith("Model") and not name.endswith(("LMHeadModel", "MTModel"))
         self.is_shared = bool(getattr(typed, "share_encoder_decoder_embeddings", True))
-        tied = bool(getattr(typed, "tie_word_embeddings", True))
+        # transformers 5 calls T5's version 1.1 tied, which has an output layer of its own, and does not scale outputs
+        tied = bool(getattr(typed, "tie_word_embeddings", True)) and config.get("scale_decoder_outputs") is not False
         tables = (_PARTS,) if tied else (_PARTS, _OUTPUT_LAYERS)
         self._parts = {part for table in tables for end, parts in table.items() if name.endswith(end) for part in parts}
         if self.is_base:
