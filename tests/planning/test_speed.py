@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import qkv
 from qkv import _ext, models
 from qkv.bench import CEILINGS, Machine
+from qkv.checkpoint import Config, Weights
+from qkv.graph import Graph, Tensor
 from qkv.graph.tensor import Attention
 from qkv.planning import planner
 from qkv.planning.planner import Outline, outline
@@ -94,6 +97,34 @@ def test_a_window_bounds_what_attention_sees() -> None:
             assert _pairs(op(causal, window), 100, 0) == brute(causal, window)
     assert _pairs(op(True, 7), 3, 50) == 21
     assert _pairs(op(True, None), 2, 50) == 51 + 52
+
+
+def test_an_encoder_with_a_decoder() -> None:
+    """The source is read once; a token then attends to it and to those before."""
+
+    def build(g: Graph, c: Config, w: Weights) -> Tensor:
+        memory = g.embed(w["source"], vocab_size=11, hidden_size=16, source=True)
+        memory = g.linear(memory, w["encoder"], 32, bias=False)
+        x = g.embed(w["tokens"], vocab_size=11, hidden_size=16)
+        for scope, read, causal in (("self", x, True), ("cross", memory, False)):
+            q = g.linear(x, w[f"{scope}.q"], 16, bias=False)
+            k, v = (g.linear(read, w[f"{scope}.{part}"], 16, bias=False) for part in "kv")
+            x = x + g.attention(q, k, v, head_dim=8, causal=causal)
+        g.output("logits", g.logits(x, w["head"], 11))
+        return memory
+
+    of = outline(SimpleNamespace(build=build), Config(), {}, "float32")  # type: ignore[arg-type]
+    encoder, cross, selfs, head = 16 * 32, 2 * 32 * 16, 3 * 16 * 16, 16 * 11
+    assert prompt_cost(of, 10).operations == {"float32": 2 * 10 * (encoder + cross)}
+
+    token = token_cost(of, 63)
+    attention = 4 * (63 + 64) * 16
+    assert token.operations == {"float32": 2 * (selfs + 16 * 16 + head) + attention}
+    panel = _ext.chosen_isa()["panel"]
+    columns = sum(-(-n // panel) * panel for n in (3 * 16, 16, 11))
+    page = _ext.page_nbytes(1, 2, 8, "float32")
+    assert token.nbytes == pytest.approx(4 * 16 * columns + page * (63 + 64) / 64)
+    assert of.page_nbytes("float32") == 2 * page
 
 
 @pytest.mark.parametrize("case", CASES)
