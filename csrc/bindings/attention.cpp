@@ -39,14 +39,15 @@ AttentionShape make_shape(int64_t heads, int64_t kv_heads, int64_t head_dim, flo
   return shape;
 }
 
-void check(const FloatArray& x, const char* what, std::vector<py::ssize_t> shape) {
+void check(const py::array& x, const char* what, std::vector<py::ssize_t> shape) {
   require(std::equal(shape.begin(), shape.end(), x.shape(), x.shape() + x.ndim()), what, ": unexpected shape");
 }
 
 py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const FloatArray& v,
                                  const std::optional<FloatArray>& rotary, bool causal, float scale, int threads,
                                  int64_t window, float soft_cap, const std::optional<FloatArray>& slopes,
-                                 const std::optional<FloatArray>& relative_bias, const std::string& kv_type) {
+                                 const std::optional<FloatArray>& relative_bias, const std::string& kv_type,
+                                 std::optional<py::array_t<float, py::array::c_style>> weights) {
   require(q.ndim() == 4 && k.ndim() == 4, "attention: q, k and v must be [batch, tokens, heads, head_dim]");
   const AttentionShape shape = make_shape(q.shape(2), k.shape(2), q.shape(3), scale, causal, window, soft_cap, slopes,
                                           relative_bias, kv_type, false);
@@ -60,7 +61,9 @@ py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const
     require(rotary->ndim() == 2 && rotary->shape(0) == keys && rotary->shape(1) % 2 == 0 &&
                 rotary->shape(1) <= shape.head_dim,
             "attention: rotary must be [", keys, ", an even number up to ", shape.head_dim, "]");
+  if (weights) check(*weights, "attention: weights", {batch, shape.heads, tokens, keys});
   py::array_t<float> y({batch, tokens, shape.heads, shape.head_dim});
+  float* wanted = weights ? weights->mutable_data() : nullptr;
   float* out = y.mutable_data();
   const py::gil_scoped_release release;
   const int64_t q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
@@ -77,7 +80,8 @@ py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const
                                    .new_keys = keys,
                                    .keys = keys,
                                    .rotary = rotary ? rotary->data() : nullptr,
-                                   .pages = nullptr});
+                                   .pages = nullptr,
+                                   .weights = wanted ? wanted + i * shape.heads * tokens * keys : nullptr});
   const double pairs = static_cast<double>(batch) * attended_pairs(shape, past, tokens, keys);
   threads = threads_for(4 * pairs * static_cast<double>(q_width), threads);
   attention(chosen_kernels(), shape, strides, nullptr, 0, threads, workspace);
@@ -94,7 +98,7 @@ void register_attention(py::module_& m) {
            "interleaved"_a = false);
   m.def("attention", &attend_arrays, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a, "threads"_a = 1,
         "window"_a = 0, "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(),
-        "kv_type"_a = "float32");
+        "kv_type"_a = "float32", py::arg("weights").noconvert() = py::none());
 }
 
 }  // namespace qkv

@@ -10,6 +10,7 @@ namespace qkv {
 namespace {
 
 using ViewTuple = std::tuple<int, int64_t, int64_t>;
+using Weights = std::vector<std::shared_ptr<Weight>>;
 
 View view_of(const ViewTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
@@ -17,6 +18,30 @@ template <class T>
 std::vector<T> vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& a, const char* what) {
   require(a.ndim() == 1, "batch: ", what, " must have one dimension");
   return std::vector<T>(a.data(), a.data() + a.size());
+}
+
+// Lists of arrays to be written into, which Python keeps.
+AttentionArrays arrays_of(const py::list& steps) {
+  using Array = py::array_t<float, py::array::c_style>;
+  AttentionArrays arrays;
+  for (const py::handle& step : steps) {
+    arrays.emplace_back();
+    for (const py::handle& array : step) {
+      require(py::isinstance<Array>(array), "batch: attention weights are written to C-contiguous float32 arrays");
+      auto own = py::reinterpret_borrow<Array>(array);
+      arrays.back().emplace_back(own.mutable_data(), static_cast<size_t>(own.size()));
+    }
+  }
+  return arrays;
+}
+
+// Of each attention step of a kind, in their order.
+template <class Kind>
+std::vector<int64_t> heads_of(const Program& program) {
+  std::vector<int64_t> heads;
+  for (const Step& step : program.steps())
+    if (const auto* attention = std::get_if<Kind>(&step)) heads.push_back(attention->shape.heads);
+  return heads;
 }
 
 Rows rows_of(const std::string& name) {
@@ -56,7 +81,8 @@ void register_batch(py::module_& m) {
   py::class_<Batch>(m, "Batch")
       .def(py::init([](const Ints& ids, const Longs& cu_seqlens, const Ints& types, const Longs& wanted,
                        const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
-                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const Longs& planned) {
+                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const Longs& planned,
+                       const py::list& weights, const py::list& cross_weights) {
              return Batch{.token_ids = vector_of(ids, "token_ids"),
                           .type_ids = vector_of(types, "type_ids"),
                           .cu_seqlens = vector_of(cu_seqlens, "cu_seqlens"),
@@ -67,13 +93,16 @@ void register_batch(py::module_& m) {
                           .pages = std::move(pages),
                           .source = source,
                           .source_pages = std::move(source_pages),
-                          .source_lengths = vector_of(source_lengths, "source_lengths")};
+                          .source_lengths = vector_of(source_lengths, "source_lengths"),
+                          .weights = arrays_of(weights),
+                          .cross_weights = arrays_of(cross_weights)};
            }),
            py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
            py::arg("cache").none(true) = py::none(), py::arg("pages") = py::list(),
            py::arg("source").none(true) = py::none(), py::arg("source_pages") = py::list(),
-           py::arg("source_lengths") = Longs(0), py::arg("planned") = Longs(0), py::keep_alive<1, 7>(),
-           py::keep_alive<1, 9>());
+           py::arg("source_lengths") = Longs(0), py::arg("planned") = Longs(0), py::arg("weights") = py::list(),
+           py::arg("cross_weights") = py::list(), py::keep_alive<1, 7>(), py::keep_alive<1, 9>(),
+           py::keep_alive<1, 13>(), py::keep_alive<1, 14>());
   py::class_<KVCache>(m, "KVCache")
       .def(py::init([](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type, int64_t max_bytes) {
              return std::make_unique<KVCache>(layers, kv_heads, head_dim, kv_type_of(type), max_bytes);
@@ -142,6 +171,21 @@ void register_program(py::module_& m) {
           },
           py::arg("out"), py::arg("x"), py::arg("weight"), py::arg("activation"), py::arg("residual"))
       .def(
+          "experts",
+          [](Program& p, int out, int x, int router, const Weights& gate_up, const Weights& down,
+             const std::string& activation, int64_t top_k, int residual) {
+            p.add(ExpertsStep{out,
+                              x,
+                              router,
+                              residual,
+                              {gate_up.begin(), gate_up.end()},
+                              {down.begin(), down.end()},
+                              top_k,
+                              function_of(activation)});
+          },
+          py::arg("out"), py::arg("x"), py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("activation"),
+          py::arg("top_k"), py::arg("residual"))
+      .def(
           "map",
           [](Program& p, int out, int x, const std::string& function, float before, float after) {
             p.add(MapStep{out, x, function_of(function), before, after});
@@ -194,6 +238,8 @@ void register_program(py::module_& m) {
           },
           py::arg("output"))
       .def_property_readonly("outputs", &Program::output_names)
+      .def_property_readonly("attention_heads", &heads_of<AttentionStep>)
+      .def_property_readonly("cross_attention_heads", &heads_of<CrossAttentionStep>)
       .def_property_readonly("profiling", [](Program& p) { return p.profile().enabled(); })
       .def("profile", [](Program& p) {
         std::map<std::string, std::tuple<int64_t, double, double, double>> table;

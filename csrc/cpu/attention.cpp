@@ -38,6 +38,10 @@ class Attention {
     cut();
     run_tasks();
     if (!w_.merges.empty()) merge();
+    if (weights_wanted())
+      parallel_for(heads(), threads_, [&](int64_t task, int thread) {
+        write_weights(task / shape_.kv_heads, task % shape_.kv_heads, list(task), scratch(thread));
+      });
   }
 
  private:
@@ -93,6 +97,19 @@ class Attention {
     kernels_.store_keys_values(new_ones, seq.keys - seq.new_keys, seq.new_keys);
   }
 
+  bool weights_wanted() const {
+    return std::any_of(w_.sequences.begin(), w_.sequences.end(), [](const auto& seq) { return seq.weights; });
+  }
+
+  // Of the query heads that share a key/value head, if they are wanted.
+  void write_weights(int64_t s, int64_t head, uint8_t* const* pages, float* scratch) const {
+    const AttentionSequence& seq = sequence(s);
+    if (!seq.weights) return;
+    const int64_t stride = seq.queries * seq.keys;
+    kernels_.attention_weights(args(s, head, pages, scratch), 0, seq.queries * group_,
+                               seq.weights + head * group_ * stride, stride);
+  }
+
   void run_heads() const {
     int64_t most = 0;
     for (const AttentionSequence& seq : w_.sequences) most = std::max(most, pages_for(seq.keys));
@@ -105,6 +122,7 @@ class Attention {
       for (int64_t i = 0; i < pages_for(sequence(s).keys); ++i) pages[i] = memory + i * page_bytes_;
       store(s, head, pages, scratch(thread));
       kernels_.attend(args(s, head, pages, scratch(thread)), 0, sequence(s).queries * group_);
+      write_weights(s, head, pages, scratch(thread));
     });
   }
 

@@ -35,13 +35,14 @@ struct AttentionSequence {
   const float* q;  // [queries, heads, head_dim]
   float* y;        // as q
   int64_t queries;
-  int64_t past;         // position of the first query
-  const float* k;       // [new_keys, kv_heads, head_dim]
-  const float* v;       // as k
-  int64_t new_keys;     // the last of all keys
-  int64_t keys;         // with those that are in the cache
-  const float* rotary;  // [new_keys, rotary_dim] or null; queries take the last rows
-  const int* pages;     // of the cache, if there is one
+  int64_t past;              // position of the first query
+  const float* k;            // [new_keys, kv_heads, head_dim]
+  const float* v;            // as k
+  int64_t new_keys;          // the last of all keys
+  int64_t keys;              // with those that are in the cache
+  const float* rotary;       // [new_keys, rotary_dim] or null; queries take the last rows
+  const int* pages;          // of the cache, if there is one
+  float* weights = nullptr;  // [heads, queries, keys]: where the weights are written, too; or null
 };
 
 // Memory of one run, kept for the next.

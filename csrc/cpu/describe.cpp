@@ -78,6 +78,15 @@ struct Describe {
     text << ")";
     if (s.residual >= 0) text << " + %" << s.residual;
   }
+  void operator()(const ExpertsStep& s) {
+    text << "%" << s.out << " = experts(%" << s.x << ", " << s.top_k << " of " << s.gate_up.size() << " by %"
+         << s.router << ", ";
+    weight(*s.gate_up.front());
+    text << ", " << name_of(s.activation) << ", gated, ";
+    weight(*s.down.front());
+    text << ")";
+    if (s.residual >= 0) text << " + %" << s.residual;
+  }
   void operator()(const AttentionStep& s) {
     text << "%" << s.out << " = attention(q ";
     view(s.q);
@@ -123,7 +132,7 @@ struct Describe {
 }  // namespace
 
 const char* kind_of(const Step& step) {
-  static constexpr std::array kinds = {"embed",   "rotary",    "norm",  "convert",         "linear", "map",
+  static constexpr std::array kinds = {"embed",   "rotary",    "norm",  "convert",         "linear", "experts", "map",
                                        "combine", "attention", "store", "cross_attention", "gather", "pool"};
   static_assert(kinds.size() == std::variant_size_v<Step>);
   return kinds[step.index()];

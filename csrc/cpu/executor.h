@@ -21,6 +21,7 @@ class Run {
   Work operator()(const NormStep& step);
   Work operator()(const ConvertStep& step);
   Work operator()(const LinearStep& step);
+  Work operator()(const ExpertsStep& step);
   Work operator()(const MapStep& step);
   Work operator()(const CombineStep& step);
   Work operator()(const AttentionStep& step);
@@ -43,7 +44,10 @@ class Run {
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
   void make_room(int buffer);
+  Work run_expert(const ExpertsStep& step, int64_t expert, std::span<const Share> shares);
   void norm_heads(const NormArgs& args, int64_t rows, int64_t parts);
+  // From now on the sequences' weights are written, too, if the batch wants those of attention step `step`.
+  void ask_for_weights(const AttentionArrays& arrays, size_t step);
   // of workspace_.attention.sequences
   Work attend(const AttentionShape& shape, const AttentionStrides& strides, KVCache* cache, int64_t layer);
   void norm_and_convert(const NormArgs& args, bool keep, int64_t rows, const Activations& to);
@@ -54,6 +58,7 @@ class Run {
   Workspace& workspace_;
   int threads_;
   std::vector<float*> buffers_;
+  size_t attentions_ = 0, cross_attentions_ = 0;  // steps so far
 };
 
 }  // namespace qkv

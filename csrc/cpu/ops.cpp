@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "error.h"
 #include "threads.h"
@@ -73,6 +74,11 @@ int64_t stride_of(DType type, int64_t n) {
   }
 }
 
+size_t row_bytes(DType type, int64_t n) {  // without an int8 row's scale
+  const size_t size = type == DType::float32 ? 4 : type == DType::bfloat16 ? 2 : 1;
+  return static_cast<size_t>(stride_of(type, n)) * size;
+}
+
 }  // namespace
 
 Activations::Activations(DType type, void* data, int64_t rows, int64_t n)
@@ -81,9 +87,15 @@ Activations::Activations(DType type, void* data, int64_t rows, int64_t n)
 }
 
 size_t Activations::bytes(DType type, int64_t rows, int64_t n) {
-  const int64_t row = stride_of(type, n);
-  if (type == DType::int8) return static_cast<size_t>(rows * (row + int64_t{sizeof(float)}));
-  return static_cast<size_t>(rows * row) * (type == DType::bfloat16 ? 2 : 4);
+  const size_t scales = type == DType::int8 ? sizeof(float) : 0;
+  return static_cast<size_t>(rows) * (row_bytes(type, n) + scales);
+}
+
+void Activations::copy(const Activations& others, int64_t from, int64_t to) const {
+  const auto bytes = static_cast<int64_t>(row_bytes(type_, n_));
+  std::memcpy(static_cast<uint8_t*>(data_) + to * bytes, static_cast<const uint8_t*>(others.data_) + from * bytes,
+              static_cast<size_t>(bytes));
+  if (scales_) scales_[to] = others.scales_[from];
 }
 
 void Activations::put(const Kernels& kernels, const float* x, int64_t row) const {

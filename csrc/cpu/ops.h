@@ -31,6 +31,8 @@ class Activations {
   int64_t stride() const { return stride_; }  // values
   void* data() const { return data_; }
   float* scales() const { return scales_; }  // of int8
+  // Copies a row of others of the same type and width.
+  void copy(const Activations& others, int64_t from, int64_t to) const;
   // Writes float32 x [n] as row `row`.
   void put(const Kernels& kernels, const float* x, int64_t row) const;
 

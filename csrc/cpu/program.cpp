@@ -140,6 +140,31 @@ struct StepCheck {
       same_rows("linear", s.residual, s.out);
     }
   }
+  void operator()(const ExpertsStep& s) const {
+    const auto experts = static_cast<int64_t>(s.gate_up.size());
+    require(experts > 0 && s.down.size() == s.gate_up.size(), "experts: ", experts, " gates and ups, ", s.down.size(),
+            " downs");
+    require(s.top_k >= 1 && s.top_k <= experts, "experts: ", s.top_k, " of ", experts, " can't be chosen");
+    require(s.activation <= Function::tanh, "experts: ", name_of(s.activation), " is not one of their activations");
+    width("experts", s.router, experts);
+    for (const int buffer : {s.out, s.router, s.residual < 0 ? s.out : s.residual}) {
+      type("experts", buffer, DType::float32);
+      same_rows("experts", buffer, s.x);
+    }
+    if (s.residual >= 0) width("experts", s.residual, at(s.out).width);
+    require(s.out != s.x && s.out != s.router, "experts: can't write over their input");
+    for (size_t i = 0; i < s.down.size(); ++i) {
+      const Weight *gate_up = s.gate_up[i].get(), *down = s.down[i].get();
+      require(
+          gate_up && gate_up->gated() && down && down->layout() == Layout::panels && down->in() == gate_up->half_out(),
+          "experts: the two weights of expert ", i, " do not fit together");
+      require(&gate_up->kernels() == &kernels && &down->kernels() == &kernels, "experts: weights packed for ",
+              gate_up->kernels().isa, ", program for ", kernels.isa);
+      width("experts", s.x, gate_up->in());
+      type("experts", s.x, gate_up->activations());
+      width("experts", s.out, down->out());
+    }
+  }
   void operator()(const MapStep& s) const {
     type("map", s.x, DType::float32);
     type("map", s.out, DType::float32);
@@ -304,6 +329,7 @@ void Program::check(const Batch& batch) const {
   check_sequences(batch);
   check_caches(batch);
   for (const Step& step : steps_) std::visit(BatchCheck{batch}, step);
+  check_weights(batch);
 }
 
 }  // namespace qkv

@@ -7,11 +7,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "attention.h"
+#include "experts.h"
 #include "kv_cache.h"
 #include "memory.h"
 #include "profile.h"
@@ -90,6 +92,15 @@ struct LinearStep {
   Function activation;
 };
 
+// y = residual + the sum over the top_k likeliest experts of a token: weight * down(f(gate x) * up x). The experts'
+// probabilities are a softmax of the router's logits; those of the chosen ones are scaled to a sum of 1.
+struct ExpertsStep {
+  int out, x, router, residual;          // router: logits [rows, experts]; residual: a buffer or -1
+  std::vector<WeightPtr> gate_up, down;  // [experts]; gate and up as one gated weight
+  int64_t top_k;
+  Function activation;
+};
+
 // y = after f(before x)
 struct MapStep {
   int out, x;
@@ -139,11 +150,13 @@ struct PoolStep {
   Pooling pooling;
 };
 
-using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, MapStep, CombineStep, AttentionStep,
-                          StoreStep, CrossAttentionStep, GatherStep, PoolStep>;
+using Step = std::variant<EmbedStep, RotaryStep, NormStep, ConvertStep, LinearStep, ExpertsStep, MapStep, CombineStep,
+                          AttentionStep, StoreStep, CrossAttentionStep, GatherStep, PoolStep>;
 
 const char* kind_of(const Step& step);
 int out_of(const Step& step);  // the buffer that it writes, or -1
+
+using AttentionArrays = std::vector<std::vector<std::span<float>>>;
 
 // What one run works on: sequences laid end to end, no padding.
 struct Batch {
@@ -159,6 +172,9 @@ struct Batch {
   KVCache* source = nullptr;
   std::vector<std::vector<int>> source_pages;
   std::vector<int64_t> source_lengths;  // [sequences]; of a decoder's run
+  // Where weights go, for the attention steps of a program in their order, and for its cross-attention steps: an array
+  // [heads, new tokens, keys] for each sequence, or nothing. Both may be shorter than there are steps.
+  AttentionArrays weights, cross_weights;
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t sequences() const { return static_cast<int64_t>(cu_seqlens.size()) - 1; }
@@ -177,6 +193,7 @@ struct Workspace {
   std::vector<Memory> threads;     // scratch of each thread
   std::vector<int64_t> positions;  // [tokens], absolute
   AttentionWorkspace attention;
+  ExpertsWorkspace experts;
 };
 
 class Program {
@@ -207,6 +224,7 @@ class Program {
     size_t steps;
   };
   void check_step(const Step& step) const;
+  void check_weights(const Batch& batch) const;
   const Buffer& buffer(int number) const;
 
   const Kernels* kernels_;

@@ -38,6 +38,7 @@ Work Run::operator()(const AttentionStep& step) {
                          .rotary = rotary ? at(step.rotary) + begin(s) * width(step.rotary) : nullptr,
                          .pages = batch_.cache ? batch_.pages[static_cast<size_t>(s)].data() : nullptr});
   }
+  ask_for_weights(batch_.weights, attentions_++);
   return attend(step.shape,
                 {.q = width(step.q.buffer),
                  .k = width(step.k.buffer),
@@ -83,6 +84,7 @@ Work Run::operator()(const CrossAttentionStep& step) {
                          .rotary = nullptr,
                          .pages = batch_.source_pages[i].data()});
   }
+  ask_for_weights(batch_.cross_weights, cross_attentions_++);
   return attend(step.shape, {.q = width(step.q.buffer), .k = 0, .v = 0, .y = width(step.out), .rotary = 0},
                 batch_.source, step.layer);
 }

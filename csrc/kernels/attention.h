@@ -105,15 +105,33 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
   }
 }
 
+// Whole vectors of a block that hold all keys that some row of the tile sees.
+inline Span span_seen(const QueryTile& tile, int64_t block) {
+  const int64_t end = tile.seen_in(block, tile.rows - 1).end;
+  return {tile.seen_in(block, 0).first / kLanes * kLanes, (end + kLanes - 1) / kLanes * kLanes};
+}
+
+// row *= the scales of a block's keys (`at` 0) or values (`at` kPageTokens), where Page::kScaled
 template <class Page>
-inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, const float* q, float* scores,
-                         const Partial& part) {
+inline void multiply_by_scales(const AttentionArgs& args, int64_t block, Span some, int64_t at, float* row) {
+  const int64_t scales = key_bytes(Page::kType, args.head_dim) + kPageTokens * value_stride(args.head_dim);
+  const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
+  for (int64_t page = some.first / kPageTokens; page * kPageTokens < some.end; ++page) {
+    const int64_t start = page * kPageTokens, end = some.end - start;
+    multiply_by(row + start, (const float*)(pages[page] + scales) + at,
+                {start < some.first ? some.first - start : 0, end < kPageTokens ? end : kPageTokens});
+  }
+}
+
+// Scores [rows][kBlockTokens] of a block's keys, -inf where a row does not see the key, and the largest of each row;
+// rows that see no key of the block are left alone.
+template <class Page>
+inline void score_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, const float* q, float* scores,
+                        float* largest_score) {
   using Format = typename Page::Format;
   const int64_t rows = tile.rows, dim = args.head_dim, stride = value_stride(dim);
   const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
-  part.clear();
-  const Span some = {tile.seen_in(block, 0).first / kLanes * kLanes,
-                     (tile.seen_in(block, rows - 1).end + kLanes - 1) / kLanes * kLanes};
+  const Span some = span_seen(tile, block);
   for (int64_t key = some.first, n; key < some.end; key += n) {
     const int64_t slot = key % kPageTokens, left = some.end - key;
     n = left < kPageTokens - slot ? left : kPageTokens - slot;
@@ -127,29 +145,29 @@ inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64
                            true, scores + key, kBlockTokens);
   }
 
-  const int64_t scales = key_bytes(Page::kType, dim) + kPageTokens * stride;  // where Page::kScaled
-  const auto scale = [&](float* row, int64_t at) {
-    for (int64_t page = some.first / kPageTokens; page * kPageTokens < some.end; ++page) {
-      const int64_t start = page * kPageTokens, end = some.end - start;
-      multiply_by(row + start, (const float*)(pages[page] + scales) + at,
-                  {start < some.first ? some.first - start : 0, end < kPageTokens ? end : kPageTokens});
-    }
-  };
   for (int64_t r = 0; r < rows; ++r) {
     const Span seen = tile.seen_in(block, r);
     if (seen.empty()) continue;
     float* row = scores + r * kBlockTokens;
     const int64_t token = (tile.row + r) / args.group, head = (tile.row + r) % args.group;
-    if constexpr (Page::kScaled) scale(row, 0);
+    if constexpr (Page::kScaled) multiply_by_scales<Page>(args, block, some, 0, row);
     adjust(args, head, block * kBlockTokens - (args.past + token), row, some);
     hide_unseen(row, some, seen);
-    part.m[r] = largest(row, some);
+    largest_score[r] = largest(row, some);
   }
-  for (int64_t r = 0; r < rows; ++r) {
+}
+
+template <class Page>
+inline void attend_block(const AttentionArgs& args, const QueryTile& tile, int64_t block, const float* q, float* scores,
+                         const Partial& part) {
+  part.clear();
+  score_block<Page>(args, tile, block, q, scores, part.m);
+  const Span some = span_seen(tile, block);
+  for (int64_t r = 0; r < tile.rows; ++r) {
     if (tile.seen_in(block, r).empty()) continue;
     float* row = scores + r * kBlockTokens;
     part.l[r] = weigh(row, some, part.m[r]);
-    if constexpr (Page::kScaled) scale(row, kPageTokens);
+    if constexpr (Page::kScaled) multiply_by_scales<Page>(args, block, some, kPageTokens, row);
   }
   weighted_values<Page>(args, tile, block, scores, part.o);
 }

@@ -106,5 +106,13 @@ void add(const float* x, float* y, int64_t n) {
   if (i < n) (F32::load(y + i, n - i) + F32::load(x + i, n - i)).store(y + i, n - i);
 }
 
+// y += factor * x
+void add_scaled(const float* x, float factor, float* y, int64_t n) {
+  const F32 f = F32::set(factor);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) fma(f, F32::load(x + i), F32::load(y + i)).store(y + i);
+  if (i < n) fma(f, F32::load(x + i, n - i), F32::load(y + i, n - i)).store(y + i, n - i);
+}
+
 }  // namespace
 }  // namespace qkv::QKV_ISA

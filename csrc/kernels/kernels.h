@@ -168,12 +168,15 @@ struct Kernels {
   // The same for up to kTileRows rows in two steps: some blocks of keys, partial_floats for each; all of them together.
   void (*attend_blocks)(const AttentionArgs&, int64_t row, int64_t rows, int64_t block, int64_t blocks, float* parts);
   void (*merge_blocks)(const AttentionArgs&, int64_t row, int64_t rows, float* parts);
+  // The softmax itself: weights of all keys, 0 for those not seen. Heads lie head_stride apart, tokens args.keys.
+  void (*attention_weights)(const AttentionArgs&, int64_t row, int64_t rows, float* weights, int64_t head_stride);
   void (*rope)(const RopeArgs&, int64_t row, int64_t rows);
   // turns (when rotary) and writes `count` positions from `first` on; args.k, v and rotary begin there
   void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);
   void (*softmax)(const float* x, float* y, int64_t rows, int64_t n);
   void (*map)(Function, const float* x, float* y, int64_t n);
-  void (*add)(const float* x, float* y, int64_t n);  // y += x
+  void (*add)(const float* x, float* y, int64_t n);                       // y += x
+  void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x
 
   // Ceilings of one core; see peak.h. Rounds of multiply-adds, and what they count as operations.
   double (*peak_float32)(int64_t rounds);

@@ -7,6 +7,7 @@
 
 #include "activations.h"
 #include "attention.h"
+#include "attention_weights.h"
 #include "elementwise.h"
 #include "linear.h"
 #include "norm.h"
@@ -38,11 +39,13 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .attend = attend,
     .attend_blocks = attend_blocks,
     .merge_blocks = merge_blocks,
+    .attention_weights = attention_weights,
     .rope = rope,
     .store_keys_values = store_keys_values,
     .softmax = softmax,
     .map = apply,
     .add = add,
+    .add_scaled = add_scaled,
     .peak_float32 = peak<Float32Format>,
     .peak_bfloat16 = peak<PeakOfBf16<kDotBf16>::Format>,
     .peak_int8 = peak<Int8Format>,

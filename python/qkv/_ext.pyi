@@ -122,10 +122,13 @@ class Batch:
         source_pages: Sequence[Sequence[int]] = (),
         source_lengths: npt.ArrayLike = (),
         planned: npt.ArrayLike = (),
+        weights: list[list[_Float32]] = ...,
+        cross_weights: list[list[_Float32]] = ...,
     ) -> None:
         """`cache` and `pages`: of past and of these tokens; `source`...: an encoder's, see csrc/cpu/program.h.
 
-        planned: tokens that each sequence will have in the end.
+        planned: tokens that each sequence will have in the end. weights: for each attention step nothing, or for each
+        sequence an array [heads, tokens, keys] that its attention weights are written to.
         """
 
 @final
@@ -195,6 +198,19 @@ class Program:
         """float32 rows to the type of `out`."""
 
     def linear(self, out: int, x: int, weight: Weight, activation: str, residual: int) -> None: ...
+    def experts(
+        self,
+        out: int,
+        x: int,
+        router: int,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        activation: str,
+        top_k: int,
+        residual: int,
+    ) -> None:
+        """`router`: a buffer of logits, one for each expert; `gate_up`: gated weights."""
+
     def attention(
         self,
         out: int,
@@ -223,9 +239,46 @@ class Program:
     def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
         """One array for each output; without outputs all steps run, for what they store."""
     @property
+    def attention_heads(self) -> list[int]:
+        """Of each attention step."""
+
+    @property
+    def cross_attention_heads(self) -> list[int]: ...
+    @property
     def profiling(self) -> bool: ...
     def profile(self) -> dict[str, tuple[int, float, float, float]]:
         """For each step kind: calls, seconds, floating point operations, bytes."""
+
+# --- from logits to tokens ----------------------------------------------------------------------------------
+
+@final
+class SamplingFilters:
+    """Which tokens may be drawn; see csrc/cpu/sampling.h."""
+
+    def __init__(
+        self,
+        temperature: float = 1,
+        top_k: int = 0,
+        top_p: float = 1,
+        min_p: float = 0,
+        typical_p: float = 1,
+        epsilon_cutoff: float = 0,
+        eta_cutoff: float = 0,
+    ) -> None: ...
+
+def candidates(filters: SamplingFilters, logits: _Float32) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The tokens that pass, and their probabilities. logits: [vocabulary]."""
+
+def choose(
+    filters: Sequence[SamplingFilters | None], logits: _Float32, draws: Sequence[float], threads: int = 1
+) -> list[int]:
+    """A token for each row of logits [rows, vocabulary]: the likeliest where there are no filters.
+
+    draws: uniform in [0, 1).
+    """
+
+def uniform(seed: int, stream: int, step: int) -> float:
+    """Number `step` of a stream of random numbers, in [0, 1)."""
 
 # --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------
 
@@ -260,10 +313,12 @@ def attention(
     slopes: _Float32 | None = None,
     relative_bias: _Float32 | None = None,
     kv_type: str = "float32",
+    weights: _Float32 | None = None,
 ) -> _Float32:
     """q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim].
 
-    rotary: [keys, rotary_dim], of which queries take the last rows. The rest is as in `AttentionShape`.
+    rotary: [keys, rotary_dim], of which queries take the last rows. weights: [batch, heads, tokens, keys], to be
+    written into. The rest is as in `AttentionShape`.
     """
 
 # --- ceilings: what the machine gives, timed ----------------------------------------------------------------

@@ -153,7 +153,7 @@ def _resolve(dtype: str, checkpoint: Checkpoint) -> str:
     weights."""
     if dtype != "auto":
         return dtype
-    matrices = [t for t in checkpoint.tensors.values() if len(t.shape) == 2 and "float" in t.dtype]
+    matrices = [t for t in checkpoint.tensors.values() if len(t.shape) >= 2 and "float" in t.dtype]
     return "bfloat16" if matrices and all(t.dtype == "bfloat16" for t in matrices) else "float32"
 
 

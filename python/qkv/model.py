@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkv import _ext
+from qkv.attentions import AttentionWeights, Layers
 from qkv.checkpoint import Config, SentenceModules
 from qkv.errors import Error
 from qkv.graph import Lowered
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from qkv.generation.streamer import Streamer
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
+# [rows] of each sequence, and of each sequence the weights [heads, tokens, keys] of some layers
+RowsAndWeights = tuple[list[NDArray[np.float32]], list[list[NDArray[np.float32]]]]
 
 
 class Model:
@@ -76,28 +79,80 @@ class Model:
         kind = type(self.config).__module__.rpartition(".")[2]
         return f"<qkv.Model {kind} {self.dtype} {self.nbytes / 1e6:.1f} MB>"
 
+    @overload
     def hidden_states(
-        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
-    ) -> list[NDArray[np.float32]]:
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        return_attentions: Literal[False] = False,
+    ) -> list[NDArray[np.float32]]: ...
+    @overload
+    def hidden_states(
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        return_attentions: Literal[True] | Sequence[int],
+    ) -> RowsAndWeights: ...
+    def hidden_states(
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        return_attentions: Layers = False,
+    ) -> list[NDArray[np.float32]] | RowsAndWeights:
         """The last hidden state of every token: for each sequence of ids a float32 array [tokens, hidden_size].
 
         Sequences may differ in length; nothing is padded.
 
-        Raises:
-            qkv.Error: an id is out of range, or a sequence is longer than the model allows.
-        """
-        sequences = as_sequences(batch, "token_ids")
-        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
-        return _cut(self.run("hidden_states", sequences, token_type_ids=types), sequences)
+        Args:
+            return_attentions: True, or a list of layers: returns `(hidden_states, attentions)`, where attentions[s][i]
+                is what tokens of sequence s give to tokens in the i-th of these layers: the softmax, a float32 array
+                [heads, tokens, tokens], 0 where a token does not look. These take 4 heads tokens^2 bytes for every
+                layer and sequence: 50 MB a layer for 12 heads and 1024 tokens.
 
-    def logits(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+        Raises:
+            qkv.Error: an id is out of range, a sequence is longer than the model allows, or there is no such layer.
+        """
+        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
+        return self._rows_of("hidden_states", batch, return_attentions, token_type_ids=types)
+
+    @overload
+    def logits(
+        self, batch: Sequence[TokenIds], *, return_attentions: Literal[False] = False
+    ) -> list[NDArray[np.float32]]: ...
+    @overload
+    def logits(
+        self, batch: Sequence[TokenIds], *, return_attentions: Literal[True] | Sequence[int]
+    ) -> RowsAndWeights: ...
+    def logits(
+        self, batch: Sequence[TokenIds], *, return_attentions: Layers = False
+    ) -> list[NDArray[np.float32]] | RowsAndWeights:
         """Scores of the token that follows each token: for each sequence a float32 array [tokens, vocab_size].
 
+        Args:
+            return_attentions: as in `hidden_states`.
+
         Raises:
-            qkv.Error: an id is out of range, a sequence is too long, or the model has no language-model head.
+            qkv.Error: an id is out of range, a sequence is too long, there is no such layer, or the model has no
+                language-model head.
         """
+        return self._rows_of("logits", batch, return_attentions, wanted="all")
+
+    def _rows_of(
+        self, output: str, batch: Sequence[TokenIds], layers: Layers, **options: Any
+    ) -> list[NDArray[np.float32]] | RowsAndWeights:
+        """An output of all tokens, cut into sequences; with attention weights, if any are asked for."""
         sequences = as_sequences(batch, "token_ids")
-        return _cut(self.run("logits", sequences, wanted="all"), sequences)
+        if layers is False:
+            return _cut(self.run(output, sequences, **options), sequences)
+        lengths = [len(s) for s in sequences]
+        for i, length in enumerate(lengths):
+            self._check_length(i, length)
+        weights = AttentionWeights(layers, self.program.attention_heads, lengths)
+        rows = self.run(output, sequences, weights=weights.by_step, **options)
+        return _cut(rows, sequences), weights.by_sequence
 
     def encode(
         self,
@@ -203,6 +258,7 @@ class Model:
         pages: Sequence[list[int]] | None = None,
         token_type_ids: Sequence[NDArray[np.int32]] | None = None,
         source: Source | None = None,
+        weights: list[list[NDArray[np.float32]]] | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
 
@@ -215,6 +271,8 @@ class Model:
                 on it (dynamic NTK and LongRoPE); by default those that it has after this run.
             cache, pages: where keys and values are kept, and the pages of each sequence, enough for past and new.
             source: what the encoder read, for each sequence of a decoder.
+            weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
+                each sequence, or nothing.
         """
         lengths = [len(s) for s in sequences]
         for i, length in enumerate(lengths):
@@ -230,6 +288,7 @@ class Model:
             pages=pages,
             token_type_ids=token_type_ids,
             source=source,
+            weights=weights,
         )
         return self.program.run(outputs, batch, self.num_threads)
 
@@ -251,6 +310,7 @@ def _batch(
     pages: Sequence[list[int]] | None = None,
     token_type_ids: Sequence[NDArray[np.int32]] | None = None,
     source: Source | None = None,
+    weights: list[list[NDArray[np.float32]]] | None = None,
 ) -> _ext.Batch:
     cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
     rows: NDArray[np.int64] = np.empty(0, np.int64)
@@ -269,6 +329,7 @@ def _batch(
         source=source.cache if source else None,
         source_pages=source.pages if source else [],
         source_lengths=np.asarray(source.lengths if source else [], np.int64),
+        weights=weights or [],
         planned=np.asarray(planned if planned is not None else [], np.int64),
     )
 

@@ -9,10 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from scipy.stats import chisquare
+from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
 import qkv
-from qkv.generation.sampling import Sampler, SamplingParams, candidates
+from qkv import _ext
+from qkv.generation.sampling import Sampler, SamplingParams
 
 
 def reference(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
@@ -23,13 +33,21 @@ def reference(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
         warpers.append(TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
         warpers.append(TopPLogitsWarper(params.top_p))
+    if params.min_p > 0:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    if params.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(params.typical_p))
+    if params.epsilon_cutoff > 0:
+        warpers.append(EpsilonLogitsWarper(params.epsilon_cutoff))
+    if params.eta_cutoff > 0:
+        warpers.append(EtaLogitsWarper(params.eta_cutoff, device="cpu"))
     for warper in warpers:
         scores = warper(torch.empty(1, 0, dtype=torch.long), scores)
     return scores.softmax(-1)[0].numpy()
 
 
 def distribution(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
-    ids, probs = candidates(logits, params)
+    ids, probs = _ext.candidates(params.filters(), logits)
     assert len(set(ids.tolist())) == len(ids)
     full = np.zeros(len(logits))
     full[ids] = probs
@@ -44,6 +62,33 @@ def test_distribution_equals_transformers(temperature: float, top_k: int | None,
     logits = (np.random.default_rng(3).standard_normal(4000) * spread).astype(np.float32)
     params = SamplingParams(temperature, top_k, top_p)
     assert np.abs(distribution(logits, params) - reference(logits, params)).max() < 1e-6
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"min_p": 0.05},
+        {"min_p": 0.9},
+        {"typical_p": 0.2},
+        {"typical_p": 0.95},
+        {"epsilon_cutoff": 3e-4},
+        {"epsilon_cutoff": 0.2},
+        {"eta_cutoff": 1e-4},
+        {"eta_cutoff": 0.02},
+        {"top_k": 40, "top_p": 0.8, "min_p": 0.03},
+        {"top_p": 0.9, "typical_p": 0.8, "epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3},
+        {"top_k": 200, "min_p": 0.01, "typical_p": 0.7},
+    ],
+)
+def test_other_filters_equal_transformers(filters: dict[str, Any], temperature: float, spread: float) -> None:
+    logits = (np.random.default_rng(4).standard_normal(3001) * spread).astype(np.float32)
+    logits[7] = -np.inf
+    params = SamplingParams(temperature, **filters)
+    ours = distribution(logits, params)
+    assert np.abs(ours - reference(logits, params)).max() < 1e-6
+    assert np.count_nonzero(ours) < 3000 or spread == 0.1  # the filter does something
 
 
 @given(
@@ -70,11 +115,43 @@ def test_masked_tokens_are_never_drawn() -> None:
     assert {sampler(logits) for _ in range(200)} == {3, 49}
 
 
-def test_draws_follow_the_distribution() -> None:
-    logits = np.log(np.array([0.5, 0.25, 0.2, 0.05], np.float32))
-    sampler = Sampler(SamplingParams(), seed=11)
-    counts = np.bincount([sampler(logits) for _ in range(20_000)], minlength=4)
-    assert np.abs(counts / 20_000 - [0.5, 0.25, 0.2, 0.05]).max() < 0.015
+@pytest.mark.parametrize("params", [SamplingParams(1.3), SamplingParams(0.8, top_p=0.9), SamplingParams(top_k=90)])
+def test_draws_follow_the_distribution(params: SamplingParams) -> None:
+    logits = np.random.default_rng(5).standard_normal(200).astype(np.float32)
+    draws = 100_000
+    rows = np.broadcast_to(logits, (1000, 200)).copy()
+    counts = np.zeros(200)
+    for start in range(0, draws, 1000):
+        uniform = [_ext.uniform(11, 0, start + i) for i in range(1000)]
+        counts += np.bincount(_ext.choose([params.filters()] * 1000, rows, uniform, 2), minlength=200)
+    expected = reference(logits, params) * draws
+    assert not counts[expected == 0].any()
+    possible = expected > 0
+    assert chisquare(counts[possible], expected[possible] * draws / expected.sum()).pvalue > 1e-3
+
+
+def test_rows_and_threads_do_not_matter() -> None:
+    rows = np.random.default_rng(6).standard_normal((16, 50_257)).astype(np.float32) * 3
+    params = [None, SamplingParams(), SamplingParams(top_k=50), SamplingParams(0.7, top_p=0.95)] * 4
+    filters = [p and p.filters() for p in params]
+    draws = [_ext.uniform(1, i, 0) for i in range(16)]
+    together = _ext.choose(filters, rows, draws, 2)
+    assert together == [_ext.choose([f], row[None], [u])[0] for f, row, u in zip(filters, rows, draws, strict=True)]
+    assert together[::4] == rows[::4].argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0), 0, (0x6627E8D5, 0xE169C58D)),
+        ((2**64 - 1, 2**64 - 1), 2**64 - 1, (0x408F276D, 0x41C83B0E)),
+        ((0x85A308D3243F6A88, 0x0370734413198A2E), 0x299F31D0A4093822, (0xD16CFE09, 0x94FDCCEB)),
+    ],
+)
+def test_random_numbers_are_philox(counter: tuple[int, int], key: int, words: tuple[int, int]) -> None:
+    """The known answers of Random123, the library of the paper's authors."""
+    step, stream = counter
+    assert _ext.uniform(key, stream, step) == ((words[0] << 32 | words[1]) >> 11) * 2.0**-53
 
 
 def test_greedy_takes_the_lowest_of_equal_tokens() -> None:

@@ -226,6 +226,25 @@ def test_cross_attention(w) -> None:
     )  # without a place for keys and values, too
 
 
+def test_cross_attention_weights(w) -> None:
+    lowered = translator(w)
+    assert lowered.encoder is not None
+    assert lowered.source_cache is not None
+    assert lowered.program.cross_attention_heads == [HEADS]
+    assert lowered.program.attention_heads == []
+    lengths, source_lengths = [3, 20], [SOURCE, 5]
+    source = Source.empty(lowered.source_cache, source_lengths)
+    at = {"source": source.cache, "source_pages": source.pages}
+    lowered.encoder.run([], batch(source_lengths, **at), 1)
+    weights = [np.empty((HEADS, n, m), np.float32) for n, m in zip(lengths, source_lengths, strict=True)]
+    decode = batch(lengths, **at, source_lengths=source_lengths, cross_weights=[weights])
+    lowered.program.run(["hidden_states"], decode, 1)
+    table = values(w, "table")
+    for got, n, m in zip(weights, lengths, source_lengths, strict=True):
+        q, k = ((table @ values(w, p).T).reshape(-1, HEADS, DIM).swapaxes(0, 1) for p in "qk")
+        assert_close(got, softmax(q[:, :n] @ k[:, :m].swapaxes(1, 2) * DIM**-0.5))
+
+
 def test_sources_that_do_not_fit(w) -> None:
     lowered = translator(w)
     assert lowered.source_cache is not None

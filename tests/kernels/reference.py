@@ -70,9 +70,18 @@ def rounded(x: np.ndarray, kv_type: str) -> np.ndarray:
 
 
 def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float, table: np.ndarray | None = None, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result in float64, and its magnitude for `assert_close`; the arguments as in `attention_weights`."""
+    weights, products = attention_weights(q, k, causal, scale, table, **options)
+    v = np.repeat(rounded(v, options.get("kv_type", "float32")), q.shape[2] // k.shape[2], axis=2)
+    magnitude = (1 + products) * np.einsum("bhts,bshd->bthd", weights, abs(v))
+    return np.einsum("bhts,bshd->bthd", weights, v), magnitude
+
+
+def attention_weights(
     q: np.ndarray,
     k: np.ndarray,
-    v: np.ndarray,
     causal: bool,
     scale: float,
     table: np.ndarray | None = None,
@@ -83,15 +92,14 @@ def attention(
     relative_bias: np.ndarray | None = None,
     kv_type: str = "float32",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The result in float64, and its magnitude for `assert_close`.
+    """The weights [batch, heads, tokens, keys] in float64, and the sizes of the scores [batch, tokens, heads, 1].
 
-    q: [batch, tokens, heads, head_dim]; k, v: [batch, keys, kv_heads, head_dim]; table: [keys, rotary_dim].
+    q: [batch, tokens, heads, head_dim]; k: [batch, keys, kv_heads, head_dim]; table: [keys, rotary_dim].
     """
     tokens, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
     if table is not None:
         q, k = rotate(q, table[keys - tokens :]), rotate(k, table)
-    q, k, v = q.astype(float), rounded(k, kv_type), rounded(v, kv_type)
-    k, v = np.repeat(k, group, axis=2), np.repeat(v, group, axis=2)
+    q, k = q.astype(float), np.repeat(rounded(k, kv_type), group, axis=2)
     scores = np.einsum("bthd,bshd->bhts", q, k) * scale
     # an error of a score, relative to the sizes of what it is made of, is that of the weight, absolute
     products = np.einsum("bthd,bshd->bths", abs(q), abs(k)).max(axis=-1, keepdims=True) * scale
@@ -111,8 +119,7 @@ def attention(
     scores[..., hidden] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    magnitude = (1 + products) * np.einsum("bhts,bshd->bthd", weights, abs(v))
-    return np.einsum("bhts,bshd->bthd", weights, v), magnitude
+    return weights, products
 
 
 def assert_close(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import qkv
 from qkv import _ext
 
-CASES = ("bert", "gpt2", "llama", "llama-head-dim")
+CASES = ("bert", "gpt2", "llama", "llama-head-dim", "mixtral")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
@@ -67,7 +67,7 @@ class Cached:
 
 
 @pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
-@pytest.mark.parametrize("case", ["gpt2", "llama", "llama-head-dim"])
+@pytest.mark.parametrize("case", ["gpt2", "llama", "llama-head-dim", "mixtral"])
 @pytest.mark.parametrize("chunk", [1, 16, 64, 150])
 def test_cached_equals_uncached(case: str, dtype: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
     model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tiny import encoders, gpt, llama
+from tests.tiny import encoders, gpt, llama, mixtures
 from tests.tiny.case import Case
 
-CASES: dict[str, Case] = encoders.CASES | gpt.CASES | llama.CASES
+CASES: dict[str, Case] = encoders.CASES | gpt.CASES | llama.CASES | mixtures.CASES
 
 
 def make_tiny(case: str, folder: Path) -> Path:

@@ -35,23 +35,33 @@ class Param:
     """A tensor of a checkpoint whose shape and type have been checked. Nothing is read until :meth:`read`.
 
     Attributes:
-        name: its full name in the checkpoint.
+        name: its full name in the checkpoint; that of a slice ends with ``[index]``.
         shape: its shape.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
+        whole: the tensor of which this is the slice `index`, if it is one.
     """
 
     checkpoint: TensorSource = field(repr=False)
     name: str
     shape: tuple[int, ...]
     dtype: str
+    whole: Param | None = None
+    index: int = 0
+
+    def at(self, index: int) -> Param:
+        """A slice of the first axis."""
+        return replace(self, name=f"{self.name}[{index}]", shape=self.shape[1:], whole=self, index=index)
 
     def read(self) -> np.ndarray:
         """The values, as :meth:`Checkpoint.read` gives them: bfloat16 as the raw bits in a uint16 array."""
-        return self.checkpoint.read(self.name)
+        return self.whole.read()[self.index] if self.whole else self.checkpoint.read(self.name)
 
     def release(self) -> None:
-        """Give the memory of its pages back, after its values were packed."""
-        self.checkpoint.release(self.name)
+        """Give the memory of its pages back, after its values were packed; a slice gives back those of the tensor."""
+        if self.whole:
+            self.whole.release()
+        else:
+            self.checkpoint.release(self.name)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def _weights_table(found: Plan) -> Table:
     table = _table("weights", "memory", "context that fits")
     prompts, new = _has_speeds(found), any(of.new_tokens for of in found.weights.values())
     if prompts:
-        table.add_column("prompt, tokens/s" if new else "tokens/s", justify="right")
+        what = "source, " if _has_source(found) else "prompt, " if new else ""
+        table.add_column(f"{what}tokens/s", justify="right")
     if new:
         table.add_column("new tokens/s", justify="right")
     for dtype, of in found.weights.items():
@@ -58,7 +59,7 @@ def _weights_table(found: Plan) -> Table:
 
 def _kv_table(found: Plan) -> Table:
     kinds = found.kv_cache or {}
-    source = any(of.source_token_nbytes for of in kinds.values())
+    source = _has_source(found)
     table = _table("keys and values", "a token", *["a source token"] * source)
     if found.context_length:
         table.add_column(f"{found.context_length:,} tokens{' of both' if source else ''}", justify="right")
@@ -74,6 +75,10 @@ def _table(first: str, *others: str) -> Table:
     for column in others:
         table.add_column(column, justify="right")
     return table
+
+
+def _has_source(found: Plan) -> bool:
+    return any(of.source_token_nbytes for of in (found.kv_cache or {}).values())
 
 
 def _has_speeds(found: Plan) -> bool:

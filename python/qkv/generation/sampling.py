@@ -1,26 +1,36 @@
-"""From a row of logits to the next token: greedy, or sampled with temperature, top-k and top-p."""
+"""From a row of logits to the next token: greedy, or sampled with the filters of Hugging Face's generation."""
 
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from qkv import _ext
 from qkv.errors import Error
+
+# What a filter may be, and the value that keeps every token.
+_FRACTIONS = {"top_p": 1.0, "typical_p": 1.0, "min_p": 0.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn. The filters apply in the order of Hugging Face: temperature, top_k, top_p.
+    """How tokens are drawn. The filters apply in this order, each to what the one before it left, as in Hugging Face.
 
     Attributes:
         temperature: the logits are divided by it; > 0.
         top_k: keep the k most likely tokens, and those as likely as the last of them; >= 1, None keeps all.
-        top_p: of these keep the smallest set of most likely tokens whose probabilities reach top_p, at least
-            one (nucleus sampling, Holtzman et al., https://arxiv.org/abs/1904.09751); 0 < top_p <= 1.
+        top_p: keep the smallest set of most likely tokens whose probabilities reach top_p (nucleus sampling, Holtzman
+            et al. 2020); 0 < top_p <= 1.
+        min_p: keep tokens at least min_p times as likely as the most likely one (Nguyen et al. 2024); 0 <= min_p < 1.
+        typical_p: keep the tokens whose surprise is closest to the expected one, until their probabilities reach
+            typical_p (Meister et al. 2022); 0 < typical_p <= 1.
+        epsilon_cutoff, eta_cutoff: keep tokens at least so likely; eta less strictly where the distribution is flat
+            (Hewitt et al. 2022); from 0, which keeps all, to below 1.
 
     Raises:
         qkv.Error: a value is out of range.
@@ -29,6 +39,10 @@ class SamplingParams:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
 
     def __post_init__(self) -> None:
         if not _is_number(self.temperature) or not 0 < self.temperature < math.inf:
@@ -36,8 +50,22 @@ class SamplingParams:
             raise Error(f"temperature is {self.temperature!r}; expected a number > 0{hint}")
         if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
             raise Error(f"top_k is {self.top_k!r}; expected an integer >= 1, or None to keep all tokens")
-        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise Error(f"top_p is {self.top_p!r}; expected a number > 0 and <= 1")
+        for name, off in _FRACTIONS.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not (0 < value <= 1 if off else 0 <= value < 1):
+                expected = "> 0 and <= 1" if off else ">= 0 and < 1"
+                raise Error(f"{name} is {value!r}; expected a number {expected}")
+
+    def filters(self) -> _ext.SamplingFilters:
+        return _ext.SamplingFilters(
+            self.temperature,
+            self.top_k or 0,
+            self.top_p,
+            self.min_p,
+            self.typical_p,
+            self.epsilon_cutoff,
+            self.eta_cutoff,
+        )
 
     @classmethod
     def choose(cls, do_sample: bool, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> SamplingParams | None:
@@ -45,7 +73,7 @@ class SamplingParams:
 
         Args:
             do_sample: whether to sample at all.
-            given: the caller's temperature, top_k and top_p; None where the caller leaves the choice.
+            given: the caller's options; None where the caller leaves the choice.
             defaults: the checkpoint's ``generation_config.json``, asked for what the caller left open.
 
         Raises:
@@ -86,10 +114,10 @@ class Sampler:
         """
         if seed is not None and (not _is_integer(seed) or seed < 0):
             raise Error(f"seed is {seed!r}; expected an integer >= 0")
-        self._params = params
-        if params is not None:
-            source = np.random.SeedSequence(seed, spawn_key=(index,))
-            self._random = np.random.Generator(np.random.Philox(source))
+        self._filters = None if params is None else params.filters()
+        self._seed = secrets.randbits(64) if seed is None else int(seed) & (2**64 - 1)
+        self._index = index
+        self._step = 0
 
     def __call__(self, logits: np.ndarray) -> int:
         """The next token, for float32 logits `[vocab]`; of equally likely best ones greedy takes the lowest.
@@ -97,60 +125,9 @@ class Sampler:
         Raises:
             qkv.Error: the logits hold NaN or infinity, or are all minus infinity.
         """
-        best = int(np.argmax(logits))  # the place of a NaN, where there is one
-        if not np.isfinite(logits[best]):
-            raise Error(f"the logits are not finite: token {best} has {logits[best]}; expected numbers")
-        if self._params is None:
-            return best
-        ids, probs = candidates(logits, self._params)
-        cumulative = np.cumsum(probs)
-        # Rounding must not carry the draw up to the total, which would pick a token of probability 0.
-        draw = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
-        return int(ids[np.searchsorted(cumulative, draw, side="right")])
-
-
-def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens that pass the filters, and their probabilities.
-
-    Args:
-        logits: float32 `[vocab]`, the largest of them finite.
-
-    Returns:
-        token ids, int64 `[n]`, and probabilities, float64 `[n]`, which sum to 1.
-    """
-    scores = logits.astype(np.float64) / params.temperature
-    ids = np.arange(len(scores))
-    if params.top_k is not None and params.top_k < len(scores):
-        ids = _at_least_kth(scores, params.top_k)
-    probs = np.exp(scores[ids] - scores[ids].max())
-    probs /= probs.sum()
-    if params.top_p < 1:
-        kept = _nucleus(probs, params.top_p)
-        ids, probs = ids[kept], probs[kept]
-        probs /= probs.sum()
-    return ids, probs
-
-
-def _at_least_kth(scores: np.ndarray, k: int) -> np.ndarray:
-    """Where the scores are at least the k-th largest, in order of position: ties with it stay."""
-    return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-
-
-def _nucleus(probs: np.ndarray, top_p: float) -> np.ndarray:
-    """Positions of the most likely tokens that together reach top_p, most likely first.
-
-    Sorts only as many as it needs: the nucleus of a large vocabulary is mostly small. Among equals the higher
-    position comes first.
-    """
-    count = 256
-    while True:
-        top = np.arange(len(probs)) if count >= len(probs) else _at_least_kth(probs, count)
-        order = top[np.argsort(probs[top], kind="stable")[::-1]]
-        above = np.cumsum(probs[order]) - probs[order]  # mass of the tokens before each
-        kept = np.count_nonzero(above < top_p)
-        if kept < len(order) or len(order) == len(probs):
-            return order[:kept]
-        count *= 8
+        draw = _ext.uniform(self._seed, self._index, self._step)
+        self._step += 1
+        return _ext.choose([self._filters], logits[None], [draw])[0]
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from qkv.checkpoint import Param, Weights
 from qkv.graph import tensor as ops
+from qkv.graph.experts import experts
 from qkv.graph.rope import Rope
 from qkv.graph.tensor import Constant, Matrix, Part, RelativeBias, Tensor
 
@@ -78,12 +79,23 @@ class Graph:
         weight = w.param("weight", (head_dim or x.width,))
         return Tensor(ops.Norm(weight, None, eps, centred=False, shift=shift), (x,), x.width, x.rows)
 
-    def linear(self, x: Tensor, w: Weights, out: int, *, bias: bool, transposed: bool = False) -> Tensor:
-        """x W^T + b with W [out, in]; [in, out] in the checkpoint when `transposed`."""
-        return self.linears(x, w, (out,), bias=bias, transposed=transposed)[0]
+    def linear(
+        self, x: Tensor, w: Weights, out: int, *, bias: bool, transposed: bool = False, exact: bool = False
+    ) -> Tensor:
+        """x W^T + b with W [out, in]; [in, out] in the checkpoint when `transposed`. `exact`: in float32 whatever the
+        other weights are."""
+        return self.linears(x, w, (out,), bias=bias, transposed=transposed, exact=exact)[0]
 
     def linears(
-        self, x: Tensor, w: Weights, widths: Sequence[int], *, bias: bool, transposed: bool = False, groups: int = 1
+        self,
+        x: Tensor,
+        w: Weights,
+        widths: Sequence[int],
+        *,
+        bias: bool,
+        transposed: bool = False,
+        groups: int = 1,
+        exact: bool = False,
     ) -> list[Tensor]:
         """Several layers that the checkpoint keeps in one matrix, side by side. With `groups` there is one part of
         each layer for the first group, then one of each for the second, and so on: heads, mostly."""
@@ -94,13 +106,32 @@ class Graph:
             transposed,
         )
         if len(widths) == 1:
-            return [Tensor(ops.Linear((matrix,)), (x,), out, x.rows)]
+            return [Tensor(ops.Linear((matrix,), exact=exact), (x,), out, x.rows)]
         layers, start = [], 0
         for width in widths:
             part = replace(matrix, part=Part(groups, start, width // groups))
-            layers.append(Tensor(ops.Linear((part,)), (x,), width, x.rows))
+            layers.append(Tensor(ops.Linear((part,), exact=exact), (x,), width, x.rows))
             start += width // groups
         return layers
+
+    def experts(
+        self,
+        x: Tensor,
+        router_logits: Tensor,
+        w: Weights,
+        *,
+        inner: int,
+        names: tuple[str, str, str],
+        activation: str,
+        top_k: int,
+    ) -> Tensor:
+        """Of each token the sum over its `top_k` likeliest experts of p * down(activation(gate(x)) * up(x)), with
+        p = softmax(router_logits) scaled to a sum of 1 over these experts (Mixtral, Jiang et al. 2024).
+
+        names: of an expert's gate [inner, x.width], up, and down [x.width, inner]."""
+        layers = experts(w, router_logits.width, x.width, inner, names, activation)
+        op = ops.Experts(tuple(gate_up for gate_up, _ in layers), tuple(down for _, down in layers), top_k)
+        return Tensor(op, (x, router_logits), x.width, x.rows)
 
     def activate(self, x: Tensor, function: str) -> Tensor:
         """identity, relu, gelu, gelu_tanh, quick_gelu, silu, tanh or sigmoid of every value."""

@@ -3,7 +3,7 @@ absorbed has no users left and is dropped.
 
     activate(linear(x))           -> linear with activation
     activate(linear(x)) * linear(x) -> one gated linear (GLU, Shazeer 2020)
-    linear(x) + y                 -> linear with residual
+    linear(x) + y                 -> linear with residual; experts(x) + y likewise
     attention(linear(x), linear(x), linear(x)) -> slices of one linear; also where a norm of heads stands between
 
 and, once the types of the weights are known,
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from qkv.graph.tensor import Activate, Add, Attention, Convert, DType, Linear, Multiply, Norm, Slice, Tensor
+from qkv.graph.tensor import Activate, Add, Attention, Convert, DType, Experts, Linear, Multiply, Norm, Slice, Tensor
 
 
 def in_order(outputs: Iterable[Tensor]) -> list[Tensor]:
@@ -84,7 +84,8 @@ def _fuse_residual(node: Tensor, users: Counter[Tensor]) -> None:
     if not isinstance(node.op, Add):
         return
     for linear, other in (node.inputs, node.inputs[::-1]):
-        if _is_linear(linear, users):
+        experts = isinstance(linear.op, Experts) and len(linear.inputs) == 2 and users[linear] == 1
+        if experts or _is_linear(linear, users):
             node.op, node.inputs = linear.op, (*linear.inputs, other)
             return
 
@@ -113,11 +114,12 @@ def _merge(source: Tensor, linears: list[Tensor]) -> None:
 
 
 def convert_inputs(outputs: Iterable[Tensor], activations: Callable[[Linear], DType]) -> list[Tensor]:
-    """Gives every linear layer its input in the type that its kernel reads; returns the tensors in order."""
+    """Gives linear layers and experts their input in the type that their kernel reads; returns the tensors in order."""
     outputs = list(outputs)
     converted: dict[tuple[Tensor, DType], Tensor] = {}
     for node in in_order(outputs):
-        if not isinstance(node.op, Linear) or (dtype := activations(node.op)) == "float32":
+        layer = node.op.gate_up[0] if isinstance(node.op, Experts) else node.op
+        if not isinstance(layer, Linear) or (dtype := activations(layer)) == "float32":
             continue
         x, *others = node.inputs
         new = converted.setdefault((x, dtype), Tensor(Convert(), (x,), x.width, x.rows, dtype))

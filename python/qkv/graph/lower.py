@@ -191,6 +191,11 @@ def _add_step(program: _ext.Program, buffers: Buffers, packer: Packer, node: Ten
             residual = buffers[inputs[1]] if len(inputs) == 2 else -1
             weight_ = packer.matrix(op)
             program.linear(buffers.make(node), buffers[inputs[0]], weight_, op.activation, residual)
+        case ops.Experts() as op:
+            residual = buffers[inputs[2]] if len(inputs) == 3 else -1
+            gate_up, down = ([packer.matrix(layer) for layer in layers] for layers in (op.gate_up, op.down))
+            x, router = buffers[inputs[0]], buffers[inputs[1]]
+            program.experts(buffers.make(node), x, router, gate_up, down, op.gate_up[0].activation, op.top_k, residual)
         case ops.Convert():
             if inputs[0] not in buffers.converted:
                 program.convert(buffers.make(node), buffers[inputs[0]])

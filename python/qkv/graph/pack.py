@@ -119,7 +119,7 @@ class Packer:
         return np.ascontiguousarray(rows.T)
 
     def _dtype_of(self, op: Linear) -> str:
-        return self._wide if op.logits else self.dtype
+        return "float32" if op.exact else self._wide if op.logits else self.dtype
 
     def _done(self, table: Table) -> None:
         size = 0 if isinstance(table, Constant) or table.name in self._read else table.read().nbytes

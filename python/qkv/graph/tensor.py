@@ -120,12 +120,25 @@ class Linear:
     """inputs: x, and what is added to the result if there are two.
 
     `parts` side by side; when gated they are (gate, up) and the result is activation(gate) * up. `logits`: the output
-    layer, whose weights are kept at 8 bits or more."""
+    layer, whose weights are kept at 8 bits or more. `exact`: the weights are float32 whatever the others are."""
 
     parts: tuple[Matrix, ...]
     activation: str = "identity"
     gated: bool = False
     logits: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """inputs: x, the router's logits, and what is added to the result if there are three.
+
+    A token goes through the `top_k` experts that a softmax of its logits finds likeliest, each a gated layer and one
+    that follows it. What these give is added up, weighted by their probabilities, scaled to a sum of 1."""
+
+    gate_up: tuple[Linear, ...]
+    down: tuple[Linear, ...]
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -207,7 +220,22 @@ class Pool:
     pooling: str
 
 
-Op = Embed | Rotary | Norm | Linear | Convert | Slice | Activate | Add | Multiply | Attention | Store | Gather | Pool
+Op = (
+    Embed
+    | Rotary
+    | Norm
+    | Linear
+    | Experts
+    | Convert
+    | Slice
+    | Activate
+    | Add
+    | Multiply
+    | Attention
+    | Store
+    | Gather
+    | Pool
+)
 
 
 @dataclass(eq=False)

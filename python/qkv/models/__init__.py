@@ -10,7 +10,7 @@ from types import ModuleType
 
 from qkv.errors import UnsupportedArchitecture
 
-SUPPORTED = ("bert", "gpt2", "llama")
+SUPPORTED = ("bert", "gpt2", "llama", "mixtral")
 
 
 def architecture(model_type: object, where: str) -> ModuleType:

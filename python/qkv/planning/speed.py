@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from qkv import _ext
 from qkv.bench.kernels import arithmetic
-from qkv.graph.tensor import Attention, Linear, Tensor
+from qkv.graph.tensor import Attention, Experts, Linear, Tensor
 from qkv.planning.planner import Outline
 from qkv.planning.result import Speed
 from qkv.planning.sizes import PlannedWeight
@@ -29,9 +29,10 @@ class Cost:
     operations: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     nbytes: float = 0
 
-    def add_layer(self, weight: PlannedWeight, rows: float) -> None:
+    def add_layer(self, weight: PlannedWeight, rows: float, read: float = 1.0) -> None:
+        """`read`: the share of the weight that is read."""
         self.operations[arithmetic(weight.dtype)] += 2 * rows * weight.out_features * weight.in_features
-        self.nbytes += weight.nbytes
+        self.nbytes += read * weight.nbytes
 
     def seconds(self, ceilings: Mapping[str, float]) -> float:
         """At least; `ceilings`: operations per second of each type, and bytes per second of "memory"."""
@@ -57,6 +58,10 @@ def _cost(of: Outline, nodes: Iterable[Tensor], new: int, past: int) -> Cost:
         match node.op:
             case Linear() as op:
                 total.add_layer(of.packer.size(op), rows=new if node.rows in ("tokens", "source") else 1)
+            case Experts() as op:  # tokens spread evenly, and an expert is read when it gets one
+                rows = new * op.top_k / len(op.down)
+                for layer in (*op.gate_up, *op.down):
+                    total.add_layer(of.packer.size(layer), rows, read=min(1.0, rows))
             case Attention() as op:
                 pairs = new * past if op.cross else _pairs(op, new, past)
                 total.operations["float32"] += 4 * pairs * op.heads * op.head_dim

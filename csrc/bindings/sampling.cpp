@@ -1,0 +1,67 @@
+#include "cpu/sampling.h"
+
+#include <optional>
+
+#include "bindings.h"
+#include "cpu/error.h"
+#include "cpu/isa.h"
+#include "cpu/threads.h"
+
+namespace qkv {
+namespace {
+
+py::tuple candidates(const SamplingFilters& filters, const FloatArray& logits) {
+  require(logits.ndim() == 1, "logits must have one dimension, not ", logits.ndim());
+  SamplingWorkspace workspace;
+  filter(chosen_kernels(), filters, logits.data(), logits.size(), workspace);
+  const auto count = static_cast<py::ssize_t>(workspace.candidates.size());
+  py::array_t<int64_t> ids(count);
+  py::array_t<double> probabilities(count);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const Candidate& candidate = workspace.candidates[static_cast<size_t>(i)];
+    ids.mutable_at(i) = candidate.id;
+    probabilities.mutable_at(i) = candidate.probability;
+  }
+  return py::make_tuple(std::move(ids), std::move(probabilities));
+}
+
+// A token for each row of logits.
+std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& filters, const FloatArray& logits,
+                            const std::vector<double>& draws, int threads) {
+  require(
+      logits.ndim() == 2 && static_cast<size_t>(logits.shape(0)) == filters.size() && draws.size() == filters.size(),
+      "choose: logits must be [rows, vocabulary], with filters and a draw for each row");
+  std::vector<int64_t> tokens(filters.size());
+  const int64_t n = logits.shape(1);
+  const float* x = logits.data();
+  const py::gil_scoped_release release;
+  std::vector<SamplingWorkspace> workspaces(static_cast<size_t>(std::max(1, threads)));
+  const double work = 20 * static_cast<double>(logits.size());
+  parallel_for(logits.shape(0), threads_for(work, threads), [&](int64_t row, int thread) {
+    const auto i = static_cast<size_t>(row);
+    SamplingWorkspace& workspace = workspaces[static_cast<size_t>(thread)];
+    tokens[i] = filters[i] ? sample(chosen_kernels(), *filters[i], x + row * n, n, draws[i], workspace)
+                           : likeliest(x + row * n, n, workspace);
+  });
+  return tokens;
+}
+
+}  // namespace
+
+void register_sampling(py::module_& m) {
+  using namespace py::literals;
+  py::class_<SamplingFilters>(m, "SamplingFilters")
+      .def(py::init([](float temperature, int64_t top_k, float top_p, float min_p, float typical_p,
+                       float epsilon_cutoff, float eta_cutoff) {
+             const SamplingFilters filters = {temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff};
+             filters.check();
+             return filters;
+           }),
+           "temperature"_a = 1, "top_k"_a = 0, "top_p"_a = 1, "min_p"_a = 0, "typical_p"_a = 1, "epsilon_cutoff"_a = 0,
+           "eta_cutoff"_a = 0);
+  m.def("candidates", &candidates, "filters"_a, "logits"_a);
+  m.def("choose", &choose, "filters"_a, "logits"_a, "draws"_a, "threads"_a = 1);
+  m.def("uniform", &uniform, "seed"_a, "stream"_a, "step"_a);
+}
+
+}  // namespace qkv

@@ -1,0 +1,54 @@
+// From a row of logits to the next token: the filters of Hugging Face's generation, with their names and in their
+// order, and a draw among what they leave.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace qkv {
+
+// A filter at its default keeps every token. Each works on the probabilities that the one before it left, which sum
+// to 1 again, and leaves at least one token.
+struct SamplingFilters {
+  float temperature = 1;     // logits are divided by it
+  int64_t top_k = 0;         // the k most likely tokens, and those as likely as the last of them; 0: all
+  float top_p = 1;           // the fewest most likely tokens that reach this probability (Holtzman et al. 2020)
+  float min_p = 0;           // those at least min_p times as likely as the likeliest (Nguyen et al. 2024)
+  float typical_p = 1;       // those whose surprise is closest to the expected one (Meister et al. 2022)
+  float epsilon_cutoff = 0;  // those at least so likely (Hewitt et al. 2022)
+  float eta_cutoff = 0;      // the same, less strict where the distribution is flat (Hewitt et al. 2022)
+
+  void check() const;  // throws Error
+  bool operator==(const SamplingFilters&) const = default;
+};
+
+struct Candidate {
+  int32_t id;
+  float logit;
+  double probability;
+};
+
+// Memory of one thread, kept for the next row.
+struct SamplingWorkspace {
+  std::vector<float> scores, probabilities, block_most;
+  std::vector<double> masses;
+  std::vector<Candidate> candidates;
+};
+
+// The largest of n logits; of equal ones the first. Throws Error when one is NaN, or the largest is infinite.
+int64_t likeliest(const float* logits, int64_t n, SamplingWorkspace& workspace);
+
+// The tokens that pass the filters, with their probabilities, in workspace.candidates.
+void filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+            SamplingWorkspace& workspace);
+
+// A token that passes the filters; `draw` is uniform in [0, 1).
+int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, double draw,
+               SamplingWorkspace& workspace);
+
+// Number `step` of stream (seed, stream), uniform in [0, 1): Philox4x32-10 (Salmon et al. 2011), which needs no state.
+double uniform(uint64_t seed, uint64_t stream, uint64_t step);
+
+}  // namespace qkv
