@@ -82,6 +82,18 @@ def test_a_token_reads_every_layer_and_what_is_cached(tiny) -> None:  # type: ig
     assert token_cost(of, 127).nbytes == weights + 2 * page
 
 
+def test_a_token_goes_through_some_experts(tiny) -> None:  # type: ignore[no-untyped-def]
+    """Of 5 in 2 layers, each three matrices [44, 48]: as many are multiplied with and read. Prompts read them all."""
+    config = config_of("mixtral", tiny)
+    chosen = {k: outlined(config | {"num_experts_per_tok": k}) for k in (1, 2, 5)}
+    tokens = {k: token_cost(of, 63) for k, of in chosen.items()}
+    assert tokens[2].operations["float32"] - tokens[1].operations["float32"] == pytest.approx(2 * 2 * 3 * 44 * 48)
+    experts = [w.nbytes for name, w in chosen[1].packer.weights.items() if ".experts." in name]
+    assert len(experts) == 2 * 5 * 2
+    assert tokens[5].nbytes - tokens[1].nbytes == pytest.approx(sum(experts) * 4 / 5)
+    assert prompt_cost(chosen[1], 100).nbytes == prompt_cost(chosen[5], 100).nbytes
+
+
 def test_a_window_bounds_what_attention_sees() -> None:
     """Pairs and cached positions, of one head of width 16 over 100 tokens."""
 
