@@ -69,6 +69,55 @@ def test_cgroup_quota(files: dict[str, str], cpus: int | None, tmp_path) -> None
     assert machine._cgroup_cpus(tmp_path) == cpus
 
 
+LIMITS = {
+    "none (v2)": ("0::/\n", {"memory.max": "max", "memory.current": "7", "memory.stat": "anon 9"}, None),
+    "v2": ("0::/\n", {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 9\ninactive_file 50"}, 350),
+    "v2, more used than allowed": ("0::/\n", {"memory.max": "5", "memory.current": "7", "memory.stat": "anon 9"}, 0),
+    "v2, the group around it": (
+        "0::/a/b\n",
+        {
+            "a/memory.max": "100", "a/memory.current": "60", "a/memory.stat": "inactive_file 1",
+            "a/b/memory.max": "90", "a/b/memory.current": "10", "a/b/memory.stat": "inactive_file 2",
+        },
+        41,
+    ),
+    "v2, its own": (
+        "0::/a/b\n",
+        {
+            "a/memory.max": "max", "a/memory.current": "60", "a/memory.stat": "inactive_file 1",
+            "a/b/memory.max": "90", "a/b/memory.current": "10", "a/b/memory.stat": "inactive_file 2",
+        },
+        82,
+    ),
+    "v1, seen from inside": (
+        "5:cpu:/other\n4:memory:/docker/x\n0::/\n",
+        {
+            "memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "300",
+            "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 20",
+        },
+        720,
+    ),
+    "nothing told": ("", {}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("groups", "files", "left"), LIMITS.values(), ids=LIMITS)
+def test_cgroup_memory(groups: str, files: dict[str, str], left: int | None, tmp_path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "self").write_text(groups)
+    assert machine._cgroup_memory(tmp_path, tmp_path / "self") == left
+    assert machine._cgroup_memory(tmp_path, tmp_path / "gone") is None
+
+
+def test_available_memory_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = machine._meminfo("MemAvailable")
+    for left, expected in ((None, free), (12345, 12345), (1 << 60, free)):
+        monkeypatch.setattr(machine, "_cgroup_memory", lambda left=left: left)
+        assert machine.available_memory() == pytest.approx(expected, rel=0.2)
+
+
 def test_threads_follow_affinity() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import qkv; print(qkv.info()['threads'])"

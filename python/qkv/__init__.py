@@ -10,6 +10,7 @@ from qkv.errors import CheckpointError, Error, UnsupportedArchitecture
 from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
 from qkv.model import Model
+from qkv.planning import plan
 
 __all__ = [
     "CheckpointError",
@@ -21,5 +22,6 @@ __all__ = [
     "load",
     "ops",
     "pack",
+    "plan",
     "set_isa",
 ]

@@ -52,8 +52,39 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def available_memory() -> int:
-    """Bytes of memory that could be used now without swapping (Linux's MemAvailable)."""
-    return _meminfo("MemAvailable")
+    """Bytes of memory that this process could use now without swapping: Linux's MemAvailable, or what is left of a
+    container's limit where that is less."""
+    free, left = _meminfo("MemAvailable"), _cgroup_memory()
+    return free if left is None else min(free, left)
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes left of the memory limits of this process's cgroup and of those around it, or None without a limit.
+
+    Cached files count as used memory, but those that were not read lately are given back when memory is short."""
+    left = []
+    for line in of.read_text().splitlines() if of.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # v2
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif controllers == "memory":  # v1
+            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        here = top / path.lstrip("/")  # not there in a container that sees its own cgroup as the root
+        for group in {here, *here.parents, top}:
+            if group.is_relative_to(top) and (found := _left_in(group, *names)) is not None:
+                left.append(found)
+    return min(left, default=None)
+
+
+def _left_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
+    try:
+        most, used = int((group / limit).read_text()), int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return None
+    return max(0, most - used + int(stat.get(cached, 0)))
 
 
 def _meminfo(key: str) -> int:

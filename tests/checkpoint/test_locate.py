@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from qkv.checkpoint import Checkpoint, locate
+from qkv.checkpoint.hub import locate_config
 from qkv.errors import CheckpointError
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -200,6 +201,39 @@ def test_only_what_is_needed_is_downloaded(single: Path, monkeypatch: pytest.Mon
     ]  # fmt: skip
     patterns = {key: seen[key] for key in ("allow_patterns", "ignore_patterns")}
     assert list(huggingface_hub.utils.filter_repo_objects(offered, **patterns)) == offered[:6]
+
+
+def test_a_configuration_alone_is_downloaded(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def download(repo: str, **kwargs: Any) -> str:
+        seen.update(kwargs, repo=repo)
+        return str(single)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = locate_config("owner/tiny", revision="v2", token="secret", cache_dir="there")
+    assert found == single / "config.json"
+    assert (seen["repo"], seen["revision"], seen["token"], seen["cache_dir"]) == ("owner/tiny", "v2", "secret", "there")
+    offered = ["config.json", "1_Pooling/config.json", "model.safetensors", "tokenizer.json", "generation_config.json"]
+    patterns = {key: seen[key] for key in ("allow_patterns", "ignore_patterns")}
+    assert list(huggingface_hub.utils.filter_repo_objects(offered, **patterns)) == ["config.json"]
+
+
+def test_a_configuration_in_the_cache(cache: Path) -> None:
+    folder = cache / "models--owner--tiny" / "snapshots" / REVISION
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    assert locate_config("owner/tiny", cache_dir=cache, local_files_only=True) == folder / "config.json"
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        locate_config("owner/tiny", cache_dir=cache, local_files_only=True)
+
+
+def test_a_configuration_outside_its_folder(folder: Path) -> None:
+    (folder / "config.json").rename(folder.parent / "elsewhere")
+    (folder / "config.json").symlink_to("../elsewhere")
+    with pytest.raises(CheckpointError, match="outside the checkpoint folder"):
+        locate_config(folder)
 
 
 def test_import_is_light() -> None:

@@ -40,6 +40,8 @@ COMMAND = [sys.executable, "-m", "qkv.cli"]
         (["bench", "--dtype", "int3"], "--dtype: there is no 'int3'; choose from float32"),
         (["bench", "--out", "figures.txt"], "--out figures.txt: pictures are .png"),
         (["bench", "--out", "/nowhere/x.png"], "there is no folder /nowhere"),
+        (["plan", "/nowhere"], "'/nowhere' does not exist; expected a checkpoint folder or a hub id"),
+        (["plan", "MODEL", "--prompt-tokens", "100000"], "prompt_tokens must be an integer from 1 to"),
     ],
 )
 def test_errors_are_one_line(

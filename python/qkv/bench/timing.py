@@ -99,6 +99,10 @@ class Machine:
             return self._stream.read_rate(self.threads, seconds)
         return _ext.peak_rate(of, self.threads, seconds)
 
+    def steady_ceiling(self, of: str) -> float:
+        """The median of some short turns."""
+        return statistics.median(self.ceiling(of, 0.01) for _ in range(7))
+
 
 def last_level_cache() -> int:
     """Bytes of the largest cache that the system reports, which a virtual machine may share with others; or 0."""

@@ -10,7 +10,7 @@ from qkv.checkpoint.hub import locate
 from qkv.checkpoint.pooling import SentenceModules, sentence_modules
 from qkv.checkpoint.tensors import TensorInfo
 from qkv.checkpoint.tokenizer import load_tokenizer
-from qkv.checkpoint.weights import Param, Weights
+from qkv.checkpoint.weights import Param, TensorSource, Weights
 
 __all__ = [
     "Checkpoint",
@@ -18,6 +18,7 @@ __all__ = [
     "Param",
     "SentenceModules",
     "TensorInfo",
+    "TensorSource",
     "Weights",
     "load_tokenizer",
     "locate",

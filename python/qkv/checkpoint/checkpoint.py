@@ -60,7 +60,7 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face checkpoint folder")
         checkpoint = cls(folder)
-        _refuse_quantized(checkpoint.config, folder / "config.json")
+        refuse_quantized(checkpoint.config, folder / "config.json")
         try:
             owner = _open_shards(folder, checkpoint._shards)
         except CheckpointError:
@@ -204,7 +204,8 @@ def _no_weights(folder: Path) -> str:
     return f"{folder} has no safetensors file, only {', '.join(found[:4])}. {CONVERT_HINT}"
 
 
-def _refuse_quantized(config: dict[str, Any], where: Path) -> None:
+def refuse_quantized(config: dict[str, Any], where: Path) -> None:
+    """Raise CheckpointError if the configuration says that the weights are quantised."""
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             raise CheckpointError(

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
 
 # What TensorFlow calls the parameters of a norm; BERT's first checkpoints still have these names.
 _OLD_NAMES = {"weight": "gamma", "bias": "beta"}
+
+
+class TensorSource(Protocol):
+    """What holds the tensors: a `Checkpoint`, or the plan of one (`qkv.planning`)."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def names(self) -> list[str]: ...
+    def read(self, name: str) -> np.ndarray: ...
+    def release(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Param:
         whole: the tensor of which this is the slice `index`, if it is one.
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: TensorSource = field(repr=False)
     name: str
     shape: tuple[int, ...]
     dtype: str
@@ -59,7 +75,7 @@ class Weights:
     ``w["lm_head"].param("weight", shape)`` is a tensor.
     """
 
-    checkpoint: Checkpoint = field(repr=False)
+    checkpoint: TensorSource = field(repr=False)
     prefix: str = ""
 
     def under(self, *prefixes: str) -> Weights:
@@ -80,7 +96,7 @@ class Weights:
         )
 
     def __getitem__(self, name: str) -> Weights:
-        return Weights(self.checkpoint, self._join(name))
+        return replace(self, prefix=self._join(name))
 
     def __contains__(self, name: str) -> bool:
         full, names = self._join(name), self.checkpoint.names

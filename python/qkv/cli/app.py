@@ -16,6 +16,7 @@ from qkv.cli.encode import encode
 from qkv.cli.generate import generate
 from qkv.cli.info import info
 from qkv.cli.pack import pack
+from qkv.cli.plan import plan
 from qkv.errors import Error
 from qkv.machine import __version__
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run transformer models on this machine's CPU: Hugging Face checkpoints as they are.",
 )
-for command in (info, demo, encode, generate, bench, pack):
+for command in (info, demo, encode, generate, bench, pack, plan):
     app.command()(command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,7 +62,7 @@ def _measure_ceilings(machine: Machine, report: Report) -> None:
     from qkv.bench import CEILINGS
 
     for of in CEILINGS:
-        report.ceilings[of] = statistics.median(machine.ceiling(of, 0.01) for _ in range(7))
+        report.ceilings[of] = machine.steady_ceiling(of)
 
 
 def _measure_cases(report: Report, cases: list[Case]) -> None:

@@ -3,6 +3,7 @@ reader, so a deep model needs only a handful."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,18 +106,33 @@ def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
     """
+    return assemble(arrange(graph, packer), graph.outputs, packer, kv_dtype)
+
+
+def arrange(graph: Graph, packer: Packer) -> list[Tensor]:
+    """Fuses the graph; returns what becomes steps, in order."""
     stores = _cut_cross_attention(fuse(graph.outputs.values()))
-    nodes = convert_inputs([*stores, *graph.outputs.values()], packer.activations)
+    return convert_inputs([*stores, *graph.outputs.values()], packer.activations)
+
+
+def assemble(
+    nodes: list[Tensor],
+    outputs: dict[str, Tensor],
+    packer: Packer,
+    kv_dtype: str,
+    new_program: Callable[[], _ext.Program] = _ext.Program,
+) -> Lowered:
+    """Packs the weights of `arrange`d nodes and makes their steps; `new_program` makes an empty program."""
     _pack_tied_first(nodes, packer)
     if kv_dtype == "auto":
         kv_dtype = "bfloat16" if packer.dtype != "float32" and _cached_attentions(nodes) else "float32"
     source = [node for node in nodes if node.rows == "source"]
     rest = [node for node in nodes if node.rows != "source"]
     return Lowered(
-        _program(rest, graph.outputs, packer, kv_dtype),
-        _program(source, graph.outputs, packer, kv_dtype) if source else None,
+        _filled(new_program(), rest, outputs, packer, kv_dtype),
+        _filled(new_program(), source, outputs, packer, kv_dtype) if source else None,
         _cache_shape(_cached_attentions(nodes), kv_dtype),
-        _cache_shape([x.op.of for x in stores if isinstance(x.op, ops.Store)], kv_dtype),
+        _cache_shape([x.op.of for x in nodes if isinstance(x.op, ops.Store)], kv_dtype),
         kv_dtype,
     )
 
@@ -133,8 +149,9 @@ def _cut_cross_attention(nodes: list[Tensor]) -> list[Tensor]:
     return stores
 
 
-def _program(nodes: list[Tensor], outputs: dict[str, Tensor], packer: Packer, kv_dtype: str) -> _ext.Program:
-    program = _ext.Program()
+def _filled(
+    program: _ext.Program, nodes: list[Tensor], outputs: dict[str, Tensor], packer: Packer, kv_dtype: str
+) -> _ext.Program:
     buffers = Buffers(program, nodes)
     for index, node in enumerate(nodes):
         if not isinstance(node.op, ops.Slice):
