@@ -30,7 +30,7 @@ class Model:
 
     Attributes:
         config: the checkpoint's configuration, in its own spelling.
-        tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has no tokenizer.json.
+        tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has none.
         dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
         kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
         nbytes: bytes of all weights in memory.
