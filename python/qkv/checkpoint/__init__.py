@@ -10,6 +10,7 @@ from qkv.checkpoint.hub import locate
 from qkv.checkpoint.pooling import SentenceModules, sentence_modules
 from qkv.checkpoint.tensors import TensorInfo
 from qkv.checkpoint.tokenizer import load_tokenizer
+from qkv.checkpoint.unused import describe_unused, unused_weights
 from qkv.checkpoint.weights import Param, Weights
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "SentenceModules",
     "TensorInfo",
     "Weights",
+    "describe_unused",
     "load_tokenizer",
     "locate",
     "sentence_modules",
+    "unused_weights",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkv.checkpoint.folder import CONVERT_HINT, find_file, parse_json, parse_object, read_file
+from qkv.checkpoint.quantised import refuse_quantised_config, refuse_quantised_tensors
 from qkv.checkpoint.tensors import Shard, TensorInfo
 from qkv.errors import CheckpointError
 
@@ -32,11 +32,13 @@ class Checkpoint:
         tensors: where each tensor lies, by name.
         names: the names of all tensors, sorted.
         files: what :meth:`file` was asked for so far, and found.
+        used: the names of tensors that :meth:`Weights.param` gave out so far.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, bytes | None] = {}
+        self.used: set[str] = set()
         self._shards: list[Shard] = []
         self._owner: dict[str, Shard] = {}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({})
@@ -60,14 +62,16 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face checkpoint folder")
         checkpoint = cls(folder)
-        _refuse_quantized(checkpoint.config, folder / "config.json")
+        refuse_quantised_config(checkpoint.config, folder / "config.json")
         try:
             owner = _open_shards(folder, checkpoint._shards)
+            tensors = {name: shard.tensors[name] for name, shard in owner.items()}
+            refuse_quantised_tensors(tensors)
         except CheckpointError:
             checkpoint.close()
             raise
         checkpoint._owner = owner
-        checkpoint.tensors = MappingProxyType({name: shard.tensors[name] for name, shard in owner.items()})
+        checkpoint.tensors = MappingProxyType(tensors)
         return checkpoint
 
     @cached_property
@@ -202,15 +206,6 @@ def _no_weights(folder: Path) -> str:
     if not found:
         return f"{folder} has no weights: expected model.safetensors or {INDEX}"
     return f"{folder} has no safetensors file, only {', '.join(found[:4])}. {CONVERT_HINT}"
-
-
-def _refuse_quantized(config: dict[str, Any], where: Path) -> None:
-    for key in ("quantization_config", "compression_config"):
-        if config.get(key):
-            raise CheckpointError(
-                f"{where}: quantised weights are not supported; use the float32, float16 or bfloat16 "
-                f"checkpoint that they were made from. Found {key} {reprlib.repr(config[key])}"
-            )
 
 
 def _close(shards: list[Shard]) -> None:

@@ -13,6 +13,8 @@ from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
 
+_WRAPPERS = ("module", "_orig_mod", "auto_model")
+
 
 @dataclass(frozen=True)
 class Param:
@@ -48,6 +50,15 @@ class Weights:
 
     checkpoint: Checkpoint = field(repr=False)
     prefix: str = ""
+
+    def unwrapped(self) -> Weights:
+        """This scope, or the one below it where all names begin with what a wrapper puts before them: `module.` and
+        `_orig_mod.` (PyTorch's data parallelism and compiler), `auto_model.` (sentence-transformers), `model.model.`.
+        """
+        scope = self
+        while name := scope._wrapper():
+            scope = scope[name]
+        return scope
 
     def under(self, *prefixes: str) -> Weights:
         """The scope of the first of `prefixes` that holds any tensor; ``""`` is this scope itself.
@@ -101,7 +112,17 @@ class Weights:
                 f"tensor {name!r}: expected shape {list(shape)} from config.json, "
                 f"found {list(info.shape)} in {info.file}"
             )
+        self.checkpoint.used.add(name)
         return Param(self.checkpoint, name, info.shape, info.dtype)
+
+    def _wrapper(self) -> str | None:
+        """The first part of every name of this scope, if a wrapper put it there."""
+        below = f"{self.prefix}." if self.prefix else ""
+        names = [name.removeprefix(below) for name in self.checkpoint.names if name.startswith(below)]
+        first = {name.partition(".")[0] for name in names}
+        # One `model.` belongs to the architecture.
+        wrappers = {*_WRAPPERS, "model"} if any(name.startswith("model.model.") for name in names) else _WRAPPERS
+        return first.pop() if len(first) == 1 and first <= set(wrappers) else None
 
     def _join(self, name: str) -> str:
         return f"{self.prefix}.{name}" if self.prefix and name else self.prefix or name

@@ -1,0 +1,66 @@
+"""Tensors of a checkpoint that a model does not use."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from qkv.checkpoint.checkpoint import Checkpoint
+
+_SHOWN = 8
+
+# Not weights, whatever their shape: what a model counts or computes itself, and BERT's pooler, which belongs to
+# next-sentence prediction and comes with checkpoints of every other task.
+_NEVER_WEIGHTS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|num_batches_tracked|pooler\.dense\.(weight|bias))$"
+)
+# Causal masks of GPT-2, GPT-Neo and GPT-NeoX, and the score of a masked position.
+_MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$")
+# Names of one matrix that has several: token embeddings, and the output layer that is tied to them.
+_TIED = re.compile(
+    r"(^|\.)(lm_head|lm_head\.decoder|predictions\.decoder|embed_out|embed_tokens|shared)\.(weight|bias)$"
+)
+
+
+def unused_weights(checkpoint: Checkpoint) -> list[str]:
+    """The names of weights that no `Weights.param` was made of, sorted.
+
+    Left out: buffers that are no weights, and copies of weights that are used (tied embeddings)."""
+    unused = (name for name in checkpoint.names if name not in checkpoint.used)
+    return [name for name in unused if not (_is_buffer(checkpoint, name) or _is_copy(checkpoint, name))]
+
+
+def describe_unused(checkpoint: Checkpoint, names: list[str]) -> str:
+    """A sentence or two for people."""
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return (
+        f"{checkpoint.path}: {len(names)} of {len(checkpoint.names)} tensors are not used: {shown}. "
+        "That is to be expected of the head of another task; otherwise config.json does not describe these weights"
+    )
+
+
+def _is_buffer(checkpoint: Checkpoint, name: str) -> bool:
+    if _NEVER_WEIGHTS.search(name):
+        return True
+    shape = checkpoint.tensors[name].shape
+    is_mask = shape == () or (len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3])
+    return is_mask and bool(_MASK.search(name))
+
+
+def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether it is tied to a tensor of the same shape that is used: by the config, or because they are the same."""
+    info = checkpoint.tensors[name]
+    if not _TIED.search(name):
+        return False
+    twins = [
+        other
+        for other in checkpoint.used
+        if (twin := checkpoint.tensors[other]).shape == info.shape and twin.dtype == info.dtype
+    ]
+    if not twins or (len(info.shape) == 2 and checkpoint.config.get("tie_word_embeddings") is True):
+        return bool(twins)
+    values = checkpoint.raw(name)
+    same = any(np.array_equal(values, checkpoint.raw(twin)) for twin in twins)
+    checkpoint.release(name)
+    return same
