@@ -75,6 +75,17 @@ def test_broken(case: str, tmp_path: Path) -> None:
     assert "spiece.model is not a sound sentencepiece model" in str(caught.value)
 
 
+@pytest.mark.parametrize("rule", ["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity", "own"])
+def test_sound_character_maps(rule: str, tmp_path: Path) -> None:
+    own = tmp_path / "rules.tsv"  # hexadecimal: what is replaced, and by what
+    own.write_text("41\t62\n43\t1F642\n")
+    options = {"normalization_rule_tsv": str(own)} if rule == "own" else {"normalization_rule_name": rule}
+    model = read_model(sentencepiece_model("bpe", 400, hard_vocab_limit=False, **options), WHERE)
+    assert bool(model.charsmap) == (rule != "identity")
+    if rule == "own":
+        assert normalizers.Precompiled(model.charsmap).normalize_str("xAC") == "xb🙂"
+
+
 def charsmap() -> bytes:
     return read_model(sentencepiece_model(), WHERE).charsmap
 

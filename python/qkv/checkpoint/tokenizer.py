@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.folder import parse_object
-from qkv.errors import CheckpointError, UnsupportedArchitecture
+from qkv.checkpoint.sentencepiece_model import check_charsmap
+from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -16,37 +19,6 @@ if TYPE_CHECKING:
 
 # Any but an empty continuation prefix, or an escape that could hide one. To search is much faster than to parse.
 _MAY_HAVE_PREFIX = re.compile(rb"""\\u|"continuing_subword_prefix"(?!\s*:\s*(null|""))""")
-
-
-# Classes of tokenizers that a model_type has where no file names one.
-_CLASSES = {
-    "albert": "AlbertTokenizer",
-    "bart": "BartTokenizer",
-    "bert": "BertTokenizer",
-    "camembert": "CamembertTokenizer",
-    "codegen": "CodeGenTokenizer",
-    "distilbert": "DistilBertTokenizer",
-    "electra": "ElectraTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "gpt_neo": "GPT2Tokenizer",
-    "gptj": "GPT2Tokenizer",
-    "led": "LEDTokenizer",
-    "llama": "LlamaTokenizer",
-    "longformer": "LongformerTokenizer",
-    "marian": "MarianTokenizer",
-    "mbart": "MBartTokenizer",
-    "mistral": "LlamaTokenizer",
-    "mobilebert": "MobileBertTokenizer",
-    "mpnet": "MPNetTokenizer",
-    "mt5": "T5Tokenizer",
-    "opt": "GPT2Tokenizer",
-    "roberta": "RobertaTokenizer",
-    "t5": "T5Tokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-}
-# Names that say no more than that there should be a tokenizer.json.
-_ANY_CLASS = ("PreTrainedTokenizer", "TokenizersBackend")
-_OLDER_FILES = ("vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
@@ -59,7 +31,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         UnsupportedArchitecture: there are older files, but of a kind of tokenizer that is not known.
     """
     data = checkpoint.file("tokenizer.json")
-    tokenizer = _from_older_files(checkpoint) if data is None else _parse(data, checkpoint.path / "tokenizer.json")
+    tokenizer: Tokenizer | None
+    if data is not None:
+        tokenizer = _parse(data, checkpoint.path / "tokenizer.json")
+    else:
+        from qkv.checkpoint.older_tokenizer import from_older_files
+
+        tokenizer = from_older_files(checkpoint)
     if tokenizer is not None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -72,44 +50,27 @@ def _parse(data: bytes, path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_buffer(data)
+        tokenizer = Tokenizer.from_buffer(data)
     except BaseException as error:
         # tokenizers raises plain Exception, or where its Rust code panics a PanicException that is none.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         parse_object(data, path)  # where the file is no JSON object, this says so
         raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
+    if tokenizer.normalizer is not None:
+        try:
+            _check_charsmaps(json.loads(tokenizer.normalizer.__getstate__()))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
+    return tokenizer
 
 
-def _from_older_files(checkpoint: Checkpoint) -> Tokenizer | None:
-    from qkv.checkpoint import bytelevel, marian, sentencepiece, wordpiece
-
-    name = _class_name(checkpoint)
-    if name in wordpiece.STYLES:
-        return wordpiece.build(checkpoint, wordpiece.STYLES[name])
-    if name in bytelevel.STYLES:
-        return bytelevel.build(checkpoint, bytelevel.STYLES[name])
-    if name in sentencepiece.STYLES:
-        return sentencepiece.build(checkpoint, sentencepiece.STYLES[name])
-    if name == "MarianTokenizer":
-        return marian.build(checkpoint)
-    found = [file for file in _OLDER_FILES if checkpoint.file(file) is not None]
-    if not found:
-        return None
-    raise UnsupportedArchitecture(
-        f"{checkpoint.path} has no tokenizer.json, and to make a tokenizer of {', '.join(found)}, {name or 'its kind'} "
-        "is not supported. Write a tokenizer.json once with transformers:\n"
-        "    AutoTokenizer.from_pretrained(SOURCE).save_pretrained(TARGET)"
-    )
-
-
-def _class_name(checkpoint: Checkpoint) -> str | None:
-    """The class of transformers that reads the older files."""
-    for config in (checkpoint.json("tokenizer_config.json") or {}, checkpoint.config):
-        name = config.get("tokenizer_class")
-        if isinstance(name, str) and name.removesuffix("Fast") not in _ANY_CLASS:
-            return name.removesuffix("Fast")
-    return _CLASSES.get(str(checkpoint.config.get("model_type")))
+def _check_charsmaps(normalizer: dict[str, Any]) -> None:
+    """Raise ValueError where one of sentencepiece's character maps is broken: tokenizers would panic in mid-text."""
+    for part in normalizer.get("normalizers", ()):
+        _check_charsmaps(part)
+    if charsmap := normalizer.get("precompiled_charsmap"):
+        check_charsmap(base64.b64decode(charsmap))
 
 
 def _check_merges(model: Any, path: Path) -> None:
