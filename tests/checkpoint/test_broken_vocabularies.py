@@ -52,6 +52,11 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "no [UNK]": ("bert", lambda: {"vocab.txt": "[CLS]\n[SEP]\n"}, r"no special token '\[UNK\]'"),
     "empty vocab.txt": ("bert", lambda: {"vocab.txt": ""}, r"no special token '\[UNK\]'"),
     "no source pieces": ("marian", lambda: marian(**{"source.spm": b"junk"}), r"source\.spm is not a sound"),
+    "only <unk>": (
+        "marian",
+        lambda: marian(**{"source.spm": b"\n\x0b\n\x05<unk>\x18\x02" + bytes(0), "vocab.json": {"a": 0}}),
+        "lacks '<unk>'|not a sound",
+    ),
     "no <unk>": ("marian", lambda: marian(**{"vocab.json": {"a": 0}}), r"vocab\.json lacks '<unk>'"),
     "config is a list": ("gpt2", lambda: gpt2(**{CONFIG: []}), r"tokenizer_config\.json holds a list"),
     "flag": ("bert", lambda: {"vocab.txt": vocab_txt(), CONFIG: {"do_lower_case": "yes"}}, "do_lower_case is 'yes'"),

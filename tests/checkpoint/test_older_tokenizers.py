@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.checkpoint.older_files import (
 )
 from tokenizers import Tokenizer
 
+import qkv
 from qkv.checkpoint import Checkpoint, load_tokenizer
 from qkv.errors import UnsupportedArchitecture
 
@@ -262,6 +264,18 @@ def test_half_of_a_pair_is_no_tokenizer(missing: str, tmp_path: Path) -> None:
     folder = write(tmp_path, "gpt2", byte_level())
     (folder / missing).unlink()
     assert load_tokenizer(Checkpoint(folder)) is None
+
+
+def test_a_packed_model_keeps_it(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder, file = tmp_path / "folder", tmp_path / "model.qkv"
+    shutil.copytree(tiny("gpt2"), folder)
+    for name, content in byte_level().items():
+        (folder / name).write_text(content)
+    qkv.pack(folder, file)
+    shutil.rmtree(folder)
+    tokenizer = qkv.load(file).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.decode(tokenizer.encode("Hello world").ids) == "Hello world"
 
 
 def test_tokenizer_json_comes_first(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def build(checkpoint: Checkpoint) -> Tokenizer | None:
     if tokens["unk_token"] not in texts:
         raise CheckpointError(f"{where} lacks {tokens['unk_token']!r}, which stands for unknown pieces")
     scores = {piece.text: piece.score for piece in model.pieces if piece.kind is not Kind.UNKNOWN}
-    last_resort = min(scores.values()) - 10  # what sentencepiece gives to an unknown character
+    last_resort = min(scores.values(), default=0.0) - 10  # what sentencepiece gives to an unknown character
     languages = [text for text in texts if text.startswith(">>") and text.endswith("<<")]
     visible = {*tokens.texts.values(), *languages}
     pieces = [

@@ -10,16 +10,18 @@ from qkv.checkpoint.checkpoint import Checkpoint
 
 _SHOWN = 8
 
-# Not weights, whatever their shape: what a model counts or computes itself, and BERT's pooler, which belongs to
+# Not weights, whatever their shape, unless a model asks for them: what it counts or computes itself (sinusoidal
+# positions are saved as embed_positions), a matrix that T5 had and never used, and BERT's pooler, which belongs to
 # next-sentence prediction and comes with checkpoints of every other task.
 _NEVER_WEIGHTS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|num_batches_tracked|pooler\.dense\.(weight|bias))$"
+    r"(^|\.)(position_ids|token_type_ids|num_batches_tracked|rotary_emb\.(inv_freq|cos_cached|sin_cached)"
+    r"|embed_positions\.weight|EncDecAttention\.relative_attention_bias\.weight|pooler(\.dense)?\.(weight|bias))$"
 )
 # Causal masks of GPT-2, GPT-Neo and GPT-NeoX, and the score of a masked position.
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$")
 # Names of one matrix that has several: token embeddings, and the output layer that is tied to them.
 _TIED = re.compile(
-    r"(^|\.)(lm_head|lm_head\.decoder|predictions\.decoder|embed_out|embed_tokens|shared)\.(weight|bias)$"
+    r"(^|\.)(lm_head|lm_head\.decoder|predictions\.decoder|vocab_projector|embed_out|embed_tokens|shared)\.(weight|bias)$"
 )
 
 
@@ -58,8 +60,10 @@ def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
         for other in checkpoint.used
         if (twin := checkpoint.tensors[other]).shape == info.shape and twin.dtype == info.dtype
     ]
-    if not twins or (len(info.shape) == 2 and checkpoint.config.get("tie_word_embeddings") is True):
-        return bool(twins)
+    if not twins:
+        return False
+    if len(info.shape) == 2 and checkpoint.config.get("tie_word_embeddings") is True:
+        return True
     values = checkpoint.raw(name)
     same = any(np.array_equal(values, checkpoint.raw(twin)) for twin in twins)
     checkpoint.release(name)

@@ -13,6 +13,8 @@ from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
 
+# TensorFlow's names of a norm's parameters, which the first BERT checkpoints kept.
+_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
 _WRAPPERS = ("module", "_orig_mod", "auto_model")
 
 
@@ -93,13 +95,17 @@ class Weights:
         return (self[f"{name}.{i}"] for i in range(count))
 
     def param(self, leaf: str, shape: tuple[int, ...]) -> Param:
-        """The tensor `leaf` of this scope, which must have the given shape and a floating-point type.
+        """The tensor `leaf` of this scope, which must have the given shape and a floating-point type. Where there is
+        none, "weight" and "bias" are also looked for as "gamma" and "beta".
 
         Raises:
             CheckpointError: there is no such tensor (the message names the nearest ones), or its shape or
                 type is another.
         """
         name = self._join(leaf)
+        old_name = self._join(_OLD_NAMES.get(leaf, leaf))
+        if name not in self.checkpoint.tensors and old_name in self.checkpoint.tensors:
+            name = old_name
         info = self.checkpoint.tensors.get(name)
         if info is None:
             near = get_close_matches(name, self.checkpoint.names, n=3)
