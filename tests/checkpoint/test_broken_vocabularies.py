@@ -52,11 +52,6 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "no [UNK]": ("bert", lambda: {"vocab.txt": "[CLS]\n[SEP]\n"}, r"no special token '\[UNK\]'"),
     "empty vocab.txt": ("bert", lambda: {"vocab.txt": ""}, r"no special token '\[UNK\]'"),
     "no source pieces": ("marian", lambda: marian(**{"source.spm": b"junk"}), r"source\.spm is not a sound"),
-    "only <unk>": (
-        "marian",
-        lambda: marian(**{"source.spm": b"\n\x0b\n\x05<unk>\x18\x02" + bytes(0), "vocab.json": {"a": 0}}),
-        "lacks '<unk>'|not a sound",
-    ),
     "no <unk>": ("marian", lambda: marian(**{"vocab.json": {"a": 0}}), r"vocab\.json lacks '<unk>'"),
     "config is a list": ("gpt2", lambda: gpt2(**{CONFIG: []}), r"tokenizer_config\.json holds a list"),
     "flag": ("bert", lambda: {"vocab.txt": vocab_txt(), CONFIG: {"do_lower_case": "yes"}}, "do_lower_case is 'yes'"),
@@ -68,11 +63,6 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     ),
     "token is a number": ("gpt2", lambda: gpt2(**{CONFIG: {"pad_token": 3}}), "found 3 where an object"),
     "token without content": ("gpt2", lambda: gpt2(**{CONFIG: {"pad_token": {"lstrip": True}}}), "is no token"),
-    "no such token": (
-        "gpt2",
-        lambda: gpt2(**{CONFIG: {"bos_token": None, "add_bos_token": True}}),
-        "needs a bos_token",
-    ),
     "half a token": ("gpt2", lambda: gpt2(**{CONFIG: '{"pad_token": "\\udfff"}'}), "is no token"),
     "map is a list": ("gpt2", lambda: gpt2(**{MAP: []}), r"special_tokens_map\.json holds a list"),
     "extra tokens": ("gpt2", lambda: gpt2(**{CONFIG: {"additional_special_tokens": "x"}}), "expected a list of tokens"),
@@ -83,6 +73,14 @@ BROKEN: dict[str, tuple[str, Any, str]] = {
     "decoder id": ("gpt2", lambda: gpt2(**{CONFIG: decoder("x", "<new>")}), "'x' is no token id"),
     "decoder token": ("gpt2", lambda: gpt2(**{CONFIG: decoder("500", 7)}), "is no token; expected its text"),
     "decoder gap": ("gpt2", lambda: gpt2(**{CONFIG: decoder("900", "<new>")}), r"tokenizer_config\.json.*has id 900"),
+    "no eos": ("t5", lambda: {"spiece.model": t5_model(), CONFIG: {"eos_token": None}}, "special token .eos_token"),
+    "no bos": (
+        "camembert",
+        lambda: {"sentencepiece.bpe.model": sentencepiece_model(), CONFIG: {"bos_token": None}},
+        "needs a special token .bos_token",
+    ),
+    "no cls": ("bert", lambda: {"vocab.txt": vocab_txt(), CONFIG: {"cls_token": None}}, "special token .cls_token"),
+    "no sep": ("gpt2", lambda: gpt2(**{CONFIG: {"tokenizer_class": "RobertaTokenizer", "sep_token": None}}), "needs a"),
     "odd token": ("t5", lambda: {"spiece.model": t5_model(), CONFIG: {"eos_token": "a:b"}}, "cannot stand around"),
     "token of a number": ("gpt2", lambda: gpt2(**{ADDED: {"<new>": 500.0}}), r"500\.0 is no token id"),
     "language": (
@@ -100,6 +98,15 @@ def test_broken(case: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         load_tokenizer(Checkpoint(folder))
     assert str(folder) in str(caught.value)
+
+
+def test_a_model_without_pieces(tmp_path: Path) -> None:
+    only_unknown = b"\n\x09\n\x05<unk>\x18\x02"
+    folder = write(tmp_path, "marian", marian(**{"source.spm": only_unknown}))
+    tokenizer = load_tokenizer(Checkpoint(folder))
+    assert tokenizer is not None
+    assert tokenizer.encode("st東").tokens == ["▁", "s", "t", "東", "</s>"]
+    assert tokenizer.encode("st東").ids == [2, 3, 4, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "spiece.model"])

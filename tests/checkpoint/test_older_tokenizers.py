@@ -86,6 +86,11 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
         lambda: byte_level() | {CONFIG: {"add_bos_token": True, "pad_token": "[PAD]", "add_prefix_space": True}},
         ["a<|endoftext|>b[PAD]"],
     ),
+    "gpt2-without-bos": (
+        "gpt2",
+        lambda: byte_level() | {CONFIG: {"bos_token": None, "add_bos_token": True, "add_eos_token": True}},
+        [],
+    ),
     "gpt_neo": ("gpt_neo", byte_level, []),
     "gptj": ("gptj", byte_level, []),
     "opt": ("opt", lambda: byte_level() | {CONFIG: OPT}, ["</s>a"]),

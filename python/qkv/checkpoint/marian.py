@@ -47,7 +47,7 @@ def build(checkpoint: Checkpoint) -> Tokenizer | None:
     scores = {piece.text: piece.score for piece in model.pieces if piece.kind is not Kind.UNKNOWN}
     last_resort = min(scores.values(), default=0.0) - 10  # what sentencepiece gives to an unknown character
     languages = [text for text in texts if text.startswith(">>") and text.endswith("<<")]
-    visible = {*tokens.texts.values(), *languages}
+    visible = tokens.texts.union(languages)
     pieces = [
         (text if text in scores or text in visible or len(text) == 1 else _HIDDEN + text, scores.get(text, last_resort))
         for text in texts

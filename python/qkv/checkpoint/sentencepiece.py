@@ -164,9 +164,8 @@ def build(checkpoint: Checkpoint, style: Style) -> Tokenizer | None:
     known = {piece.text for piece in model.pieces}
     tokens.add_to(tokenizer, [*verbatim(model), *(special(text) for text, _score in vocabulary if text not in known)])
     if style.single:
-        names = tokens.texts | {"lang": tokens.setting("src_lang", "en_XX")}
-        single, pair = (text.format_map(names).split(" ") for text in (style.single, style.pair))
-        tokens.template(tokenizer, single, pair)
+        lang = tokens.setting("src_lang", "en_XX")
+        tokens.template(tokenizer, tokens.fill(style.single, lang=lang), tokens.fill(style.pair, lang=lang))
     else:
         tokens.bos_eos_template(tokenizer, add_bos=True)
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -90,13 +91,24 @@ class SpecialTokens:
             CheckpointError: the tokenizer has none.
         """
         if name not in self._named:
-            self._fail(_CONFIG, f"the tokenizer needs a {name}, but there is none")
+            self._fail(_CONFIG, f"the tokenizer needs a special token {name!r}, but there is none")
         return self._named[name].content
 
     @property
-    def texts(self) -> dict[str, str]:
-        """The special tokens by name, without ``_token``: ``{"cls": "[CLS]", ...}``."""
-        return {name.removesuffix("_token"): token.content for name, token in self._named.items()}
+    def texts(self) -> set[str]:
+        """The texts of all special tokens that have a name."""
+        return {token.content for token in self._named.values()}
+
+    def fill(self, pattern: str, **more: str) -> list[str]:
+        """The words of `pattern`, with special tokens in place of ``{cls}`` and so on, and `more` in place of others.
+
+        Raises:
+            CheckpointError: the tokenizer lacks one of them.
+        """
+        return [
+            re.sub(r"\{(\w+)\}", lambda name: more.get(name[1]) or self[f"{name[1]}_token"], word)
+            for word in pattern.split(" ")
+        ]
 
     def add_to(self, tokenizer: Tokenizer, more: Iterable[AddedToken] = ()) -> None:
         """Make the special tokens known, and those of `more`; the vocabulary grows by those that it lacks.
@@ -147,9 +159,9 @@ class SpecialTokens:
 
     def bos_eos_template(self, tokenizer: Tokenizer, add_bos: bool) -> None:
         """For tokenizers that put `bos_token` and `eos_token` around a text as ``add_bos_token`` and ``add_eos_token``
-        of the config say; `add_bos`: the default of the former."""
-        bos = [self["bos_token"]] if self.setting("add_bos_token", add_bos) else []
-        eos = [self["eos_token"]] if self.setting("add_eos_token", False) else []
+        of the config say, as far as there are such tokens; `add_bos`: the default of the former."""
+        bos = [self["bos_token"]] if self.setting("add_bos_token", add_bos) and "bos_token" in self._named else []
+        eos = [self["eos_token"]] if self.setting("add_eos_token", False) and "eos_token" in self._named else []
         self.template(tokenizer, [*bos, "$A", *eos], [*bos, "$A", *eos, *_second(bos), "$B:1", *_second(eos)])
 
     def _extras(self, named: Mapping[str, Any]) -> list[AddedToken]:

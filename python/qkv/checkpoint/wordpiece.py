@@ -82,6 +82,5 @@ def build(checkpoint: Checkpoint, style: Style) -> Tokenizer | None:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokens.add_to(tokenizer)
-    cls, sep = tokens["cls_token"], tokens["sep_token"]
-    tokens.template(tokenizer, [cls, "$A", sep], style.pair.format(cls=cls, sep=sep).split(" "))
+    tokens.template(tokenizer, tokens.fill("{cls} $A {sep}"), tokens.fill(style.pair))
     return tokenizer
