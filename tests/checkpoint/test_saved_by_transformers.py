@@ -72,20 +72,6 @@ def test_wrapped_models(tiny, tmp_path: Path, case: str, prefix: str) -> None:  
     np.testing.assert_array_equal(qkv.load(folder).hidden_states([IDS])[0], expected)
 
 
-def test_gamma_and_beta(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """As in the first BERT checkpoints; transformers reads them, too."""
-    folder = copied(tiny("bert"), tmp_path / "old")
-    tensors = load_file(folder / "model.safetensors")
-    for new, old in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
-        tensors = {name.replace(new, old): values for name, values in tensors.items()}
-    assert "embeddings.LayerNorm.gamma" in tensors
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    model, reference = qkv.load(folder), transformers.AutoModel.from_pretrained(folder).eval()
-    with torch.no_grad():
-        expected = reference(torch.tensor([IDS])).last_hidden_state[0].numpy()
-    np.testing.assert_allclose(model.hidden_states([IDS])[0], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("value", ["float16", "float8_e4m3fn", "torch.bfloat16", "nonsense", None, 7, ["a"], {"x": 1}])
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
 def test_the_config_s_dtype_does_not_matter(tiny, tmp_path: Path, key: str, value: object) -> None:  # type: ignore[no-untyped-def]

@@ -9,9 +9,6 @@ from tests.tiny import CASES
 
 import qkv
 
-# "bert-with-head" is opened for its hidden states.
-pytestmark = pytest.mark.filterwarnings("ignore:.*cls.predictions:qkv.UnusedWeights")
-
 LENGTHS = (1, 2, 17, 63, 64, 65, 190)
 DECODERS = [case for case in CASES if not case.startswith("bert") and case != "gpt2-base"]
 

@@ -14,9 +14,6 @@ from tests.tiny import CASES
 
 import qkv
 
-# "bert-with-head" is opened for its hidden states.
-pytestmark = pytest.mark.filterwarnings("ignore:.*cls.predictions:qkv.UnusedWeights")
-
 DTYPES = ["float32", "bfloat16", "int8", "int4"]
 IDS = [np.arange(1, 30) % 97, np.array([5]), np.arange(70, 1, -1)]
 

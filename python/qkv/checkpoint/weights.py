@@ -13,10 +13,6 @@ from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.tensors import DTYPES, TensorInfo
 from qkv.errors import CheckpointError
 
-# TensorFlow's names of a norm's parameters, which the first BERT checkpoints kept.
-_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
-_WRAPPERS = ("module", "_orig_mod", "auto_model")
-
 
 @dataclass(frozen=True)
 class Param:
@@ -62,6 +58,16 @@ class Weights:
             scope = scope[name]
         return scope
 
+    def _wrapper(self) -> str | None:
+        """The first part of every name of this scope, if a wrapper put it there."""
+        below = f"{self.prefix}." if self.prefix else ""
+        names = [name.removeprefix(below) for name in self.checkpoint.names if name.startswith(below)]
+        first = {name.partition(".")[0] for name in names}
+        wrappers = {"module", "_orig_mod", "auto_model"}
+        if any(name.startswith("model.model.") for name in names):  # one `model.` belongs to the architecture
+            wrappers.add("model")
+        return first.pop() if len(first) == 1 and first <= wrappers else None
+
     def under(self, *prefixes: str) -> Weights:
         """The scope of the first of `prefixes` that holds any tensor; ``""`` is this scope itself.
 
@@ -95,17 +101,13 @@ class Weights:
         return (self[f"{name}.{i}"] for i in range(count))
 
     def param(self, leaf: str, shape: tuple[int, ...]) -> Param:
-        """The tensor `leaf` of this scope, which must have the given shape and a floating-point type. Where there is
-        none, "weight" and "bias" are also looked for as "gamma" and "beta".
+        """The tensor `leaf` of this scope, which must have the given shape and a floating-point type.
 
         Raises:
             CheckpointError: there is no such tensor (the message names the nearest ones), or its shape or
                 type is another.
         """
         name = self._join(leaf)
-        old_name = self._join(_OLD_NAMES.get(leaf, leaf))
-        if name not in self.checkpoint.tensors and old_name in self.checkpoint.tensors:
-            name = old_name
         info = self.checkpoint.tensors.get(name)
         if info is None:
             near = get_close_matches(name, self.checkpoint.names, n=3)
@@ -120,15 +122,6 @@ class Weights:
             )
         self.checkpoint.used.add(name)
         return Param(self.checkpoint, name, info.shape, info.dtype)
-
-    def _wrapper(self) -> str | None:
-        """The first part of every name of this scope, if a wrapper put it there."""
-        below = f"{self.prefix}." if self.prefix else ""
-        names = [name.removeprefix(below) for name in self.checkpoint.names if name.startswith(below)]
-        first = {name.partition(".")[0] for name in names}
-        # One `model.` belongs to the architecture.
-        wrappers = {*_WRAPPERS, "model"} if any(name.startswith("model.model.") for name in names) else _WRAPPERS
-        return first.pop() if len(first) == 1 and first <= set(wrappers) else None
 
     def _join(self, name: str) -> str:
         return f"{self.prefix}.{name}" if self.prefix and name else self.prefix or name
