@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import qkv
+from qkv.checkpoint import Checkpoint, Weights, unused_weights
 from qkv.cli import main
 
 Tensors = dict[str, np.ndarray]
@@ -75,6 +76,7 @@ BUFFERS: dict[str, tuple[str, Tensors]] = {
             "embeddings.token_type_ids": np.zeros((1, 200), np.int64),
             "pooler.dense.weight": rows(40, 40),
             "pooler.dense.bias": rows(40),
+            "cls.seq_relationship.weight": rows(2, 40),
         },
     ),
     "gpt2": (
@@ -132,6 +134,22 @@ def test_another_matrix_that_the_config_ties(altered: Callable[..., Path]) -> No
 def test_another_matrix_that_nothing_ties(altered: Callable[..., Path]) -> None:
     with pytest.warns(qkv.UnusedWeights, match=r"1 of .*: lm_head\.weight"):
         qkv.load(altered("gpt2", {"lm_head.weight": rows(103, 48)}, tie_word_embeddings=None))
+
+
+@pytest.mark.parametrize(
+    ("used", "other"),
+    [
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("lm_head.decoder.bias", "lm_head.bias"),
+        ("model.decoder.embed_tokens.weight", "model.shared.weight"),
+    ],
+)
+def test_what_an_untied_layer_replaces(folder: Path, used: str, other: str) -> None:
+    save_file({used: rows(5), other: rows(5, seed=8), "x.bias": rows(5)}, folder / "model.safetensors")
+    with Checkpoint.open(folder) as checkpoint:
+        assert unused_weights(checkpoint) == sorted((used, other, "x.bias"))
+        Weights(checkpoint).param(used, (5,))
+        assert unused_weights(checkpoint) == ["x.bias"]
 
 
 def test_packing_warns_and_the_packed_file_does_not(altered: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from qkv.checkpoint.checkpoint import Checkpoint
 _SHOWN = 8
 
 # Not weights, whatever their shape, unless a model asks for them: what it counts or computes itself (sinusoidal
-# positions are saved as embed_positions), a matrix that T5 had and never used, and BERT's pooler, which belongs to
-# next-sentence prediction and comes with checkpoints of every other task.
+# positions are saved as embed_positions), a matrix that T5 had and never used, and what BERT's next-sentence prediction
+# (ALBERT's sentence order) has, which comes with checkpoints of every other task.
 _NEVER_WEIGHTS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|num_batches_tracked|rotary_emb\.(inv_freq|cos_cached|sin_cached)"
-    r"|embed_positions\.weight|EncDecAttention\.relative_attention_bias\.weight|pooler(\.dense)?\.(weight|bias))$"
+    r"|embed_positions\.weight|EncDecAttention\.relative_attention_bias\.weight"
+    r"|(pooler|pooler\.dense|seq_relationship|sop_classifier\.classifier)\.(weight|bias))$"
 )
 # Causal masks of GPT-2, GPT-Neo and GPT-NeoX, and the score of a masked position.
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$")
@@ -23,6 +24,8 @@ _MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$")
 _TIED = re.compile(
     r"(^|\.)(lm_head|lm_head\.decoder|predictions\.decoder|vocab_projector|embed_out|embed_tokens|shared)\.(weight|bias)$"
 )
+# Ends of names that mean nothing where a tensor with the other end is used: untied output layers and embeddings.
+_SUPERSEDED = ((".bias", ".decoder.bias"), ("shared.weight", "decoder.embed_tokens.weight"))
 
 
 def unused_weights(checkpoint: Checkpoint) -> list[str]:
@@ -52,6 +55,9 @@ def _is_buffer(checkpoint: Checkpoint, name: str) -> bool:
 
 def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
     """Whether it is tied to a tensor of the same shape that is used: by the config, or because they are the same."""
+    for end, other in _SUPERSEDED:
+        if name.endswith(end) and name.removesuffix(end) + other in checkpoint.used:
+            return True
     info = checkpoint.tensors[name]
     if not _TIED.search(name):
         return False
