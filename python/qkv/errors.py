@@ -1,4 +1,4 @@
-"""The exceptions that the package raises on bad input.
+"""The exceptions that the package raises on bad input, and its warning.
 
 Each message is one or two sentences for a person: what is wrong, in which file and tensor, what was
 expected, and what to do about it.
@@ -11,6 +11,10 @@ class Error(ValueError):
 
 class CheckpointError(Error):
     """A checkpoint cannot be found, opened or trusted, or does not hold what its configuration promises."""
+
+
+class UnusedWeights(UserWarning):
+    """A checkpoint holds weights that the model does not use."""
 
 
 class UnsupportedArchitecture(Error):  # noqa: N818 (the name says what is wrong)

@@ -4,12 +4,21 @@ has them packed already: `pack` writes it, `load` opens it."""
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from qkv import models
-from qkv.checkpoint import Checkpoint, Weights, load_tokenizer, locate, sentence_modules
-from qkv.errors import Error
+from qkv.checkpoint import (
+    Checkpoint,
+    Weights,
+    describe_unused,
+    load_tokenizer,
+    locate,
+    sentence_modules,
+    unused_weights,
+)
+from qkv.errors import Error, UnusedWeights
 from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
@@ -39,7 +48,7 @@ def load(
     """Open a Hugging Face checkpoint: a local folder as it is, or a hub id. Or a file that `qkv.pack` wrote.
 
     Args:
-        path_or_id: folder with config.json, safetensors and tokenizer.json, "owner/name" on the hub, or a packed file.
+        path_or_id: folder with config.json, safetensors and a tokenizer, "owner/name" on the hub, or a packed file.
         dtype: of the weight matrices in memory.
             "float32";
             "bfloat16": half the memory, activations stay float32 or are rounded where the machine multiplies bfloat16;
@@ -64,6 +73,9 @@ def load(
         qkv.CheckpointError: the checkpoint is missing, damaged, or not what its config promises.
         qkv.UnsupportedArchitecture: its model_type or one of its options is not implemented.
         qkv.Error: an argument is out of range.
+
+    Warns:
+        qkv.UnusedWeights: the checkpoint holds weights that the model does not use; once, with their names.
     """
     threads = _check_arguments("load", dtype, num_threads)
     if kv_dtype not in KV_DTYPES:
@@ -164,7 +176,10 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
     config = architecture.Config.from_dict(checkpoint.config, where)
     modules = sentence_modules(checkpoint)
     graph = Graph()
-    hidden = architecture.build(graph, config, Weights(checkpoint))
+    hidden = architecture.build(graph, config, Weights(checkpoint).unwrapped())
+    # Who packed the checkpoint was told already.
+    if not isinstance(checkpoint, PackedFile) and (names := unused_weights(checkpoint)):
+        warnings.warn(describe_unused(checkpoint, names), UnusedWeights, stacklevel=3)
     if hidden.rows == "tokens":
         graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)

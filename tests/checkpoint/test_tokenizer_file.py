@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,24 @@ def test_broken_tokenizer(single: Path, saved: dict[str, Any], changes: Any, mes
     with pytest.raises(CheckpointError, match=message) as caught:
         load_tokenizer(Checkpoint.open(single))
     assert "tokenizer.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("within_a_sequence", [False, True])
+def test_character_map_that_leads_out_of_itself(single: Path, saved: dict[str, Any], within_a_sequence: bool) -> None:
+    """tokenizers reads it, and panics at the first text."""
+    root = 0x7FFFFC00  # the first unit of the trie: its children are far beyond the end
+    charsmap = (1024).to_bytes(4, "little") + root.to_bytes(4, "little") + bytes(1020) + b"a\0"
+    normalizer: dict[str, Any] = {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(charsmap).decode(),
+    }
+    if within_a_sequence:
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, normalizer]}
+    (single / "tokenizer.json").write_text(json.dumps({**saved, "normalizer": normalizer}))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json is not a valid tokenizer: its character map points out"
+    ):
+        load_tokenizer(Checkpoint.open(single))
 
 
 def test_bpe_with_a_continuation_prefix_loads(single: Path, saved: dict[str, Any]) -> None:

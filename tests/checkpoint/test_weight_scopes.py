@@ -106,7 +106,6 @@ def test_wrong_shape(weights: Weights, shape: tuple[int, ...]) -> None:
         (torch.int8, "I8", True),
         (torch.uint8, "U8", True),
         (torch.int32, "I32", True),
-        (torch.float8_e4m3fn, "F8_E4M3", True),
         (torch.float64, "F64", False),
     ],
 )

@@ -83,5 +83,5 @@ def test_without_a_tokenizer(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) 
     assert made.token_ids == whole.token_ids
     assert made.text == ""
     for prompt, options in [("a", {}), ([5], {"stream": True}), ([5], {"stop_strings": "x"})]:
-        with pytest.raises(qkv.Error, match=r"no tokenizer\.json"):
+        with pytest.raises(qkv.Error, match=r"no tokenizer"):
             model.generate(prompt, **options)

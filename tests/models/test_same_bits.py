@@ -15,7 +15,10 @@ from qkv import _ext
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
 # schemes of attention and positions that single families have: on the machine's own instruction set only
-FAMILIES = ("roberta-sequences", "gemma2", "phi3-longrope-options", "qwen3")
+FAMILIES = (
+    "roberta-sequences", "albert", "distilbert", "bloom", "falcon", "gpt_neo", "gpt_neox", "gptj", "mistral", "mixtral",
+    "gemma2", "gemma3_text", "phi3-longrope-options", "qwen2", "qwen3",
+)  # fmt: skip
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 

@@ -10,6 +10,7 @@ from qkv.checkpoint.hub import locate
 from qkv.checkpoint.pooling import SentenceModules, sentence_modules
 from qkv.checkpoint.tensors import TensorInfo
 from qkv.checkpoint.tokenizer import load_tokenizer
+from qkv.checkpoint.unused import describe_unused, unused_weights
 from qkv.checkpoint.weights import Param, TensorSource, Weights
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "TensorInfo",
     "TensorSource",
     "Weights",
+    "describe_unused",
     "load_tokenizer",
     "locate",
     "sentence_modules",
+    "unused_weights",
 ]

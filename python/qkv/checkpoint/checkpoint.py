@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkv.checkpoint.folder import CONVERT_HINT, find_file, parse_json, parse_object, read_file
+from qkv.checkpoint.quantised import refuse_quantised_config, refuse_quantised_tensors
 from qkv.checkpoint.tensors import Shard, TensorInfo
 from qkv.errors import CheckpointError
 
@@ -37,6 +37,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, bytes | None] = {}
+        self._used: set[str] = set()
         self._shards: list[Shard] = []
         self._owner: dict[str, Shard] = {}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({})
@@ -60,19 +61,26 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face checkpoint folder")
         checkpoint = cls(folder)
-        refuse_quantized(checkpoint.config, folder / "config.json")
+        refuse_quantised_config(checkpoint.config, folder / "config.json")
         try:
             owner = _open_shards(folder, checkpoint._shards)
+            tensors = {name: shard.tensors[name] for name, shard in owner.items()}
+            refuse_quantised_tensors(tensors)
         except CheckpointError:
             checkpoint.close()
             raise
         checkpoint._owner = owner
-        checkpoint.tensors = MappingProxyType({name: shard.tensors[name] for name, shard in owner.items()})
+        checkpoint.tensors = MappingProxyType(tensors)
         return checkpoint
 
     @cached_property
     def names(self) -> list[str]:
         return sorted(self.tensors)
+
+    @property
+    def used(self) -> set[str]:
+        """The names of tensors that :meth:`Weights.param` gave out so far."""
+        return self._used
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as a read-only array that looks at the mapped file; nothing is copied.
@@ -202,16 +210,6 @@ def _no_weights(folder: Path) -> str:
     if not found:
         return f"{folder} has no weights: expected model.safetensors or {INDEX}"
     return f"{folder} has no safetensors file, only {', '.join(found[:4])}. {CONVERT_HINT}"
-
-
-def refuse_quantized(config: dict[str, Any], where: Path) -> None:
-    """Raise CheckpointError if the configuration says that the weights are quantised."""
-    for key in ("quantization_config", "compression_config"):
-        if config.get(key):
-            raise CheckpointError(
-                f"{where}: quantised weights are not supported; use the float32, float16 or bfloat16 "
-                f"checkpoint that they were made from. Found {key} {reprlib.repr(config[key])}"
-            )
 
 
 def _close(shards: list[Shard]) -> None:

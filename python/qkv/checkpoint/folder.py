@@ -88,5 +88,17 @@ def parse_object(data: bytes, where: Path) -> dict[str, Any]:
     raise CheckpointError(f"{where} holds {_kind(value)} at its top level; expected an object")
 
 
+def decode_text(data: bytes, where: Path) -> str:
+    """The text that `data` holds in UTF-8; `where` is the file, for the message.
+
+    Raises:
+        CheckpointError: it is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where} is not UTF-8 text: {error}") from error
+
+
 def _kind(value: object) -> str:
     return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

@@ -12,7 +12,7 @@ from qkv.errors import CheckpointError
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # `*` also matches "/", so that *.json brings 1_Pooling/config.json along.
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
 # The same weights again, in other formats or layouts.
 _UNWANTED = ["*/*.safetensors", "consolidated*", "onnx/*", "openvino/*", "original/*"]
 

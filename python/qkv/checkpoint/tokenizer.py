@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkv.checkpoint.checkpoint import Checkpoint
 from qkv.checkpoint.folder import parse_object
+from qkv.checkpoint.sentencepiece_model import check_charsmap
 from qkv.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,17 +22,29 @@ _MAY_HAVE_PREFIX = re.compile(rb"""\\u|"continuing_subword_prefix"(?!\s*:\s*(nul
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer of ``tokenizer.json``, or None when the checkpoint has none.
+    """The tokenizer of ``tokenizer.json``, else one made of the older files; None when the checkpoint has neither.
 
     Padding and truncation are switched off: this package does not pad, and callers cut text themselves.
 
     Raises:
-        CheckpointError: the file is not a tokenizer.
+        CheckpointError: a file is broken, or does not fit the others.
+        UnsupportedArchitecture: there are older files, but of a kind of tokenizer that is not known.
     """
-    path = checkpoint.path / "tokenizer.json"
-    data = checkpoint.file(path.name)
-    if data is None:
-        return None
+    data = checkpoint.file("tokenizer.json")
+    tokenizer: Tokenizer | None
+    if data is not None:
+        tokenizer = _parse(data, checkpoint.path / "tokenizer.json")
+    else:
+        from qkv.checkpoint.older_tokenizer import from_older_files
+
+        tokenizer = from_older_files(checkpoint)
+    if tokenizer is not None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+    return tokenizer
+
+
+def _parse(data: bytes, path: Path) -> Tokenizer:
     if _MAY_HAVE_PREFIX.search(data):
         _check_merges(parse_object(data, path).get("model"), path)
     from tokenizers import Tokenizer
@@ -42,9 +57,20 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
             raise
         parse_object(data, path)  # where the file is no JSON object, this says so
         raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    if tokenizer.normalizer is not None:
+        try:
+            _check_charsmaps(json.loads(tokenizer.normalizer.__getstate__()))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not a valid tokenizer: {error}") from error
     return tokenizer
+
+
+def _check_charsmaps(normalizer: dict[str, Any]) -> None:
+    """Raise ValueError where one of sentencepiece's character maps is broken: tokenizers would panic in mid-text."""
+    for part in normalizer.get("normalizers", ()):
+        _check_charsmaps(part)
+    if charsmap := normalizer.get("precompiled_charsmap"):
+        check_charsmap(base64.b64decode(charsmap))
 
 
 def _check_merges(model: Any, path: Path) -> None:

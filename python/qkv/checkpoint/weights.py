@@ -29,6 +29,8 @@ class TensorSource(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]: ...
     @property
     def names(self) -> list[str]: ...
+    @property
+    def used(self) -> set[str]: ...  # names that `Weights.param` gave out
     def read(self, name: str) -> np.ndarray: ...
     def release(self, name: str) -> None: ...
 
@@ -77,6 +79,25 @@ class Weights:
 
     checkpoint: TensorSource = field(repr=False)
     prefix: str = ""
+
+    def unwrapped(self) -> Weights:
+        """This scope, or the one below it where all names begin with what a wrapper puts before them: `module.` and
+        `_orig_mod.` (PyTorch's data parallelism and compiler), `auto_model.` (sentence-transformers), `model.model.`.
+        """
+        scope = self
+        while name := scope._wrapper():
+            scope = scope[name]
+        return scope
+
+    def _wrapper(self) -> str | None:
+        """The first part of every name of this scope, if a wrapper put it there."""
+        below = f"{self.prefix}." if self.prefix else ""
+        names = [name.removeprefix(below) for name in self.checkpoint.names if name.startswith(below)]
+        first = {name.partition(".")[0] for name in names}
+        wrappers = {"module", "_orig_mod", "auto_model"}
+        if any(name.startswith("model.model.") for name in names):  # one `model.` belongs to the architecture
+            wrappers.add("model")
+        return first.pop() if len(first) == 1 and first <= wrappers else None
 
     def under(self, *prefixes: str) -> Weights:
         """The scope of the first of `prefixes` that holds any tensor; ``""`` is this scope itself.
@@ -130,6 +151,7 @@ class Weights:
                 f"tensor {name!r}: expected shape {list(shape)} from config.json, "
                 f"found {list(info.shape)} in {info.file}"
             )
+        self.checkpoint.used.add(name)
         return Param(self.checkpoint, name, info.shape, info.dtype)
 
     def _tensor_name(self, leaf: str) -> str:

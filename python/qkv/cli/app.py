@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows "?", not an error
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="qkv", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(args=None if arguments is None else list(arguments), prog_name="qkv", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -67,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Error, OSError) as error:
         return _fail(str(error))
     return code if isinstance(code, int) else 0
+
+
+def _warn(message: Warning | str, *_where: Any, **_more: Any) -> None:
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -65,7 +65,7 @@ def eos_token_ids(model: Model) -> frozenset[int]:
 
 def _encode_text(model: Model, text: str, name: str) -> list[int]:
     if model.tokenizer is None:
-        raise Error(f"{name} is text, but the checkpoint has no tokenizer.json; give token ids")
+        raise Error(f"{name} is text, but the checkpoint has no tokenizer; give token ids")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qkv.checkpoint import Checkpoint, Param, Weights
+from qkv.checkpoint import Param, TensorSource, Weights
 from qkv.checkpoint import Config as BaseConfig
 from qkv.errors import CheckpointError
 from qkv.graph import Graph, Tensor
@@ -44,7 +44,7 @@ class Head(BaseConfig):
     num_labels: int = 2
 
     @staticmethod
-    def of(checkpoint: Checkpoint) -> Head:
+    def of(checkpoint: TensorSource) -> Head:
         return Head.from_dict(checkpoint.config, str(checkpoint.path / "config.json"))
 
     @property

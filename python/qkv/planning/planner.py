@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from qkv import _ext, models
 from qkv.checkpoint import Config
-from qkv.checkpoint.checkpoint import refuse_quantized
+from qkv.checkpoint.quantised import refuse_quantised_config
 from qkv.checkpoint.config import LIMIT
 from qkv.checkpoint.folder import parse_object
 from qkv.checkpoint.hub import locate_config
@@ -82,7 +82,7 @@ def plan(
         path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
     )
     raw = _read(file)
-    refuse_quantized(raw, file)
+    refuse_quantised_config(raw, file)
     architecture = models.architecture(raw.get("model_type"), str(file))
     config = architecture.Config.from_dict(raw, str(file))
     context: int | None = config.context_length

@@ -84,6 +84,10 @@ class PlannedTensors:
         return sorted(self._found)
 
     @property
+    def used(self) -> set[str]:
+        return set(self._found)
+
+    @property
     def parameters(self) -> int:
         return sum(math.prod(info.shape) for info in self._found.values())
 

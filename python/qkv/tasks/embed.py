@@ -56,7 +56,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         qkv.Error: there is no tokenizer, or a text is not a string.
     """
     if model.tokenizer is None:
-        raise Error("this checkpoint has no tokenizer.json: pass token ids to hidden_states() or logits() instead")
+        raise Error("this checkpoint has no tokenizer: pass token ids to hidden_states() or logits() instead")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
