@@ -13,7 +13,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tests.checkpoint.older_files import TEXTS, byte_level, llama_model, t5_model, write
-from tests.tiny import BERT, GPT2, LLAMA
+from tests.tiny.encoders import BERT
+from tests.tiny.gpt import GPT2
+from tests.tiny.llama import LLAMA
 
 import qkv
 from qkv.checkpoint import Checkpoint, load_tokenizer
@@ -34,7 +36,6 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::qkv.UnusedWeights")  # heads
 @pytest.mark.parametrize("name", MODELS)
 def test_base_models_and_heads(name: str, tmp_path: Path) -> None:
     kind, config, options = MODELS[name]

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qkv.checkpoint import Param, TensorSource, Weights
 from qkv.checkpoint import Config as BaseConfig
+from qkv.checkpoint import Param, TensorSource, Weights
 from qkv.errors import CheckpointError
 from qkv.graph import Graph, Tensor
 

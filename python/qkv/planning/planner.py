@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from qkv import _ext, models
 from qkv.checkpoint import Config
-from qkv.checkpoint.quantised import refuse_quantised_config
 from qkv.checkpoint.config import LIMIT
 from qkv.checkpoint.folder import parse_object
 from qkv.checkpoint.hub import locate_config
+from qkv.checkpoint.quantised import refuse_quantised_config
 from qkv.errors import CheckpointError, Error
 from qkv.graph import CacheShape, Graph, Lowered, Tensor
 from qkv.graph.lower import arrange, assemble
