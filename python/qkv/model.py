@@ -77,27 +77,58 @@ class Model:
         return f"<qkv.Model {kind} {self.dtype} {self.nbytes / 1e6:.1f} MB>"
 
     def hidden_states(
-        self, batch: Sequence[TokenIds], token_type_ids: Sequence[TokenIds] | None = None
+        self,
+        batch: Sequence[TokenIds],
+        token_type_ids: Sequence[TokenIds] | None = None,
+        *,
+        decoder_ids: Sequence[TokenIds] | None = None,
     ) -> list[NDArray[np.float32]]:
         """The last hidden state of every token: for each sequence of ids a float32 array [tokens, hidden_size].
 
-        Sequences may differ in length; nothing is padded.
+        Sequences may differ in length; nothing is padded. A model with an encoder and a decoder reads `batch` with the
+        encoder and `decoder_ids`, as many sequences, with the decoder, whose hidden states these are.
 
         Raises:
-            qkv.Error: an id is out of range, or a sequence is longer than the model allows.
+            qkv.Error: an id is out of range, a sequence is longer than the model allows, or `decoder_ids` are not what
+                the model needs.
+        """
+        sequences, source = self._read(batch, decoder_ids)
+        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
+        return _cut(self.run("hidden_states", sequences, token_type_ids=types, source=source), sequences)
+
+    def encoder_hidden_states(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+        """The last hidden state of every token of an encoder that a decoder reads: for each sequence of ids a float32
+        array [tokens, hidden_size].
+
+        Raises:
+            qkv.Error: the model has no encoder beside its decoder, an id is out of range, or a sequence is too long.
         """
         sequences = as_sequences(batch, "token_ids")
-        types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
-        return _cut(self.run("hidden_states", sequences, token_type_ids=types), sequences)
+        encoder = self._check_source(sequences)
+        return _cut(encoder.run(["encoder_hidden_states"], _batch(sequences), self.num_threads)[0], sequences)
 
-    def logits(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+    def logits(
+        self, batch: Sequence[TokenIds], *, decoder_ids: Sequence[TokenIds] | None = None
+    ) -> list[NDArray[np.float32]]:
         """Scores of the token that follows each token: for each sequence a float32 array [tokens, vocab_size].
 
+        A model with an encoder and a decoder reads `batch` with the encoder and `decoder_ids`, as many sequences, with
+        the decoder, whose tokens the scores follow. One that classifies texts finds both in `batch`, and gives an array
+        [labels] for each.
+
         Raises:
-            qkv.Error: an id is out of range, a sequence is too long, or the model has no language-model head.
+            qkv.Error: an id is out of range, a sequence is too long, the model has no language-model head, or
+                `decoder_ids` are not what the model needs.
         """
-        sequences = as_sequences(batch, "token_ids")
-        return _cut(self.run("logits", sequences, wanted="all"), sequences)
+        classifies = self.encoder is not None and self.program.rows("logits") == "sequences"
+        if classifies:
+            if decoder_ids is not None:
+                raise Error("logits: this model classifies texts, which its decoder reads again: leave out decoder_ids")
+            sequences = as_sequences(batch, "token_ids")
+            decoder_ids = [self.config.classified_ids(ids) for ids in sequences]  # type: ignore[attr-defined]
+        sequences, source = self._read(batch, decoder_ids)
+        rows = self.run("logits", sequences, wanted="all", source=source)
+        return list(rows) if classifies else _cut(rows, sequences)
 
     def encode(
         self,
@@ -175,16 +206,12 @@ class Model:
         Raises:
             qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long.
         """
-        if self.encoder is None or self._source_shape is None:
-            raise Error("this model has no encoder that a decoder reads from")
-        for i, sequence in enumerate(sequences):
-            self._check_length(i, len(sequence))
-            if len(sequence) == 0:
-                raise Error(f"sequence {i} is empty: there is nothing to read")
+        encoder = self._check_source(sequences)
+        assert self._source_shape
         source = Source.empty(self._source_shape, [len(s) for s in sequences])
         for some in split_in_batches(source.lengths):
             batch = _batch([sequences[i] for i in some], source=source.part(some))
-            self.encoder.run([], batch, self.num_threads)
+            encoder.run([], batch, self.num_threads)
         return source
 
     def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
@@ -222,6 +249,32 @@ class Model:
             sequences, wanted, past=past, cache=cache, pages=pages, token_type_ids=token_type_ids, source=source
         )
         return self.program.run(outputs, batch, self.num_threads)
+
+    def _read(
+        self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None
+    ) -> tuple[list[NDArray[np.int32]], Source | None]:
+        """The sequences that `program` runs on, and what the encoder read for them if there is one."""
+        sequences = as_sequences(batch, "token_ids")
+        if self.encoder is None:
+            if decoder_ids is not None:
+                raise Error("decoder_ids are for a model with an encoder and a decoder; this one has only one of them")
+            return sequences, None
+        if decoder_ids is None:
+            raise Error("this model has an encoder, which reads the batch, and a decoder: give decoder_ids for it, too")
+        targets = as_sequences(decoder_ids, "decoder_ids")
+        if len(targets) != len(sequences):
+            raise Error(f"{len(targets)} decoder_ids for a batch of {len(sequences)} sequences; expected one for each")
+        return targets, self.read_source(sequences)
+
+    def _check_source(self, sequences: Sequence[NDArray[np.int32]]) -> _ext.Program:
+        """The encoder, which can read these."""
+        if self.encoder is None:
+            raise Error("this model has no encoder that a decoder reads from")
+        for i, sequence in enumerate(sequences):
+            self._check_length(i, len(sequence))
+            if len(sequence) == 0:
+                raise Error(f"sequence {i} is empty: there is nothing to read")
+        return self.encoder
 
     def _check_length(self, index: int, tokens: int) -> None:
         if self.context_length is not None and tokens > self.context_length:

@@ -20,7 +20,8 @@ IDS = [np.arange(1, 30) % 97, np.array([5]), np.arange(70, 1, -1)]
 
 def outputs(model: qkv.Model) -> list[bytes]:
     asked = [model.hidden_states, model.logits] if "logits" in str(model.program) else [model.hidden_states]
-    return [rows.tobytes() for call in asked for rows in call(IDS)]
+    decoder = {"decoder_ids": IDS[::-1]} if model.encoder else {}
+    return [rows.tobytes() for call in asked for rows in call(IDS, **decoder)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tiny import encoders, gpt, llama
+from tests.tiny import encoders, gpt, llama, seq2seq
 from tests.tiny.case import Case
 
-CASES: dict[str, Case] = encoders.CASES | gpt.CASES | llama.CASES
+CASES: dict[str, Case] = encoders.CASES | gpt.CASES | llama.CASES | seq2seq.CASES
 
 
 def make_tiny(case: str, folder: Path) -> Path:

@@ -26,7 +26,7 @@ class Graph:
         self.outputs: dict[str, Tensor] = {}
         self._cached = 0
         self._crossed = 0
-        self._hidden = 0
+        self._hidden = {"hidden_states": 0, "encoder_hidden_states": 0}
         self._rotaries: dict[Rope, Tensor] = {}
 
     def output(self, name: str, x: Tensor) -> None:
@@ -34,9 +34,11 @@ class Graph:
         self.outputs[name] = x
 
     def hidden(self, x: Tensor) -> Tensor:
-        """x, which is the next of the model's hidden states: of the embeddings, then of each layer."""
-        self.output(f"hidden_states.{self._hidden}", x)
-        self._hidden += 1
+        """x, which is the next of the model's hidden states: of the embeddings, then of each layer. Source rows are
+        those of the encoder."""
+        name = "encoder_hidden_states" if x.rows == "source" else "hidden_states"
+        self.output(f"{name}.{self._hidden[name]}", x)
+        self._hidden[name] += 1
         return x
 
     def embed(

@@ -10,7 +10,12 @@ from types import ModuleType
 
 from qkv.errors import UnsupportedArchitecture
 
-SUPPORTED = ("bert", "gpt2", "llama")
+SUPPORTED = (
+    "bert",
+    "gpt2",
+    "llama",
+    "t5",
+)
 
 
 def architecture(model_type: object, where: str) -> ModuleType:
