@@ -48,7 +48,7 @@ def test_every_instruction_set(case: str, tiny, isa: str) -> None:
 def test_weight_types_stay_close(case: str, dtype: str, least: float, mean: float, tiny) -> None:
     model = qkv.load(tiny(case), dtype=dtype)
     assert model.dtype == dtype
-    got, reference = np.concatenate(outputs(model, case)), np.concatenate(expected(CASES[case]))
+    got, reference = np.vstack(outputs(model, case)), np.vstack(expected(CASES[case]))
     cosines = (got * reference).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(reference, axis=1)
     assert cosines.min() >= least
     assert mean <= cosines.mean() < 1 - 1e-6  # and not the same weights

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import qkv
 from qkv import _ext
+from qkv.source import Source
 
-CASES = ("bert", "gpt2", "llama", "llama-head-dim")
+CASES = ("bert", "gpt2", "llama", "llama-head-dim", "t5", "marian")
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
 
@@ -22,6 +23,8 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 
 def outputs(model: qkv.Model, batch: list[list[int]]) -> list[np.ndarray]:
+    if model.encoder:
+        return model.logits(batch, decoder_ids=[ids[::-2] for ids in batch])
     return model.hidden_states(batch) if "bert" in repr(model) else model.logits(batch)
 
 
@@ -46,8 +49,8 @@ def test_batch_and_threads(case: str, dtype: str, kv_dtype: str, tiny, isa: str)
 class Cached:
     """One sequence that grows in a KV cache, in chunks of any size."""
 
-    def __init__(self, model: qkv.Model, cache: _ext.KVCache) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: qkv.Model, cache: _ext.KVCache, source: Source | None = None) -> None:
+        self.model, self.cache, self.source = model, cache, source
         self.pages: list[int] = []
         self.length = 0
 
@@ -61,6 +64,7 @@ class Cached:
             past=[self.length],
             cache=self.cache,
             pages=[self.pages],
+            source=self.source,
         )
         self.length += len(ids)
         return rows
@@ -75,6 +79,21 @@ def test_cached_equals_uncached(case: str, dtype: str, kv_dtype: str, chunk: int
     whole = model.logits([ids])[0]
     growing = Cached(model, model.new_cache(len(ids)))
     rows = [growing.extend(ids[i : i + chunk]) for i in range(0, len(ids), chunk)]
+    assert np.concatenate(rows).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", ["t5", "mbart"])
+@pytest.mark.parametrize("chunk", [1, 17])
+def test_cached_equals_uncached_behind_an_encoder(case: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
+    """The source is read beside others, and alone."""
+    model = qkv.load(tiny(case), dtype="int8", kv_dtype=kv_dtype, num_threads=2)
+    ids, *others = sequences(3, seed=3)
+    target = list(range(90))
+    whole = model.logits([ids], decoder_ids=[target])[0]
+    source = model.read_source([np.array(s, np.int32) for s in (*others, ids)]).part([2])
+    growing = Cached(model, model.new_cache(len(target)), source)
+    rows = [growing.extend(target[i : i + chunk]) for i in range(0, len(target), chunk)]
     assert np.concatenate(rows).tobytes() == whole.tobytes()
 
 

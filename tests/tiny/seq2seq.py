@@ -40,9 +40,35 @@ class Seq2SeqCase(Case):
         return self.sequences()[::-1]
 
 
+class ClassifierCase(Seq2SeqCase):
+    """Its decoder reads what its encoder reads; nothing is generated."""
+
+    @property
+    def has_logits(self) -> bool:
+        return True
+
+    def decoder_sequences(self) -> None:
+        return None
+
+    def sequences(self) -> list[list[int]]:
+        """One end-of-sequence token each: BART's is 2. Behind it may be more."""
+        plain = [[token if token != 2 else 3 for token in ids] for ids in super().sequences()]
+        return [[*ids, 2, *[5, 6][: i % 3]] for i, ids in enumerate(plain)]
+
+
 T5 = {
     "vocab_size": 103, "d_model": 40, "d_kv": 24, "d_ff": 77, "num_layers": 2, "num_heads": 3,
     "decoder_start_token_id": 0,
+}  # fmt: skip
+
+FAIRSEQ = {
+    "d_model": 48, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 77, "decoder_ffn_dim": 61, "init_std": 0.15,
+    "max_position_embeddings": 400,
+}  # fmt: skip
+BART = FAIRSEQ | {"vocab_size": 103}
+MARIAN = FAIRSEQ | {
+    "vocab_size": 101, "pad_token_id": 100, "decoder_start_token_id": 100, "activation_function": "swish",
 }  # fmt: skip
 
 CASES = {
@@ -50,7 +76,7 @@ CASES = {
     "t5-base": Seq2SeqCase("T5Model", "T5Config", T5 | {"num_decoder_layers": 1, "layer_norm_epsilon": 1e-3}),
     "t5-v1.1": Seq2SeqCase(
         "T5ForConditionalGeneration", "T5Config",
-        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 3, "num_decoder_layers": 2},
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_decoder_layers": 1},
         own_head=True,
     ),
     "t5-gated-silu": Seq2SeqCase(
@@ -61,4 +87,28 @@ CASES = {
         "T5ForConditionalGeneration", "T5Config",
         T5 | {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 50, "feed_forward_proj": "gelu"},
     ),
+    "bart": Seq2SeqCase("BartForConditionalGeneration", "BartConfig", BART | {"forced_bos_token_id": 7}),
+    "bart-base": Seq2SeqCase("BartModel", "BartConfig", BART | {"decoder_layers": 2, "scale_embedding": True}),
+    "bart-untied": Seq2SeqCase(
+        "BartForConditionalGeneration", "BartConfig",
+        BART | {"tie_word_embeddings": False, "activation_function": "gelu_new"},
+    ),
+    "bart-classifier": ClassifierCase(
+        "BartForSequenceClassification", "BartConfig", BART | {"num_labels": 5}
+    ),
+    "mbart": Seq2SeqCase(
+        "MBartForConditionalGeneration", "MBartConfig",
+        BART | {"scale_embedding": True, "forced_bos_token_id": 9, "decoder_start_token_id": 8},
+    ),
+    "mbart-relu": Seq2SeqCase("MBartModel", "MBartConfig", BART | {"activation_function": "relu"}),
+    "marian": Seq2SeqCase(
+        "MarianMTModel", "MarianConfig", MARIAN | {"scale_embedding": True, "bad_words_ids": [[100], [31, 32]]}
+    ),
+    "marian-two-vocabularies": Seq2SeqCase(
+        "MarianMTModel", "MarianConfig",
+        MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 107, "decoder_start_token_id": 106,
+                  "d_model": 45, "encoder_attention_heads": 5, "decoder_attention_heads": 3,
+                  "activation_function": "relu"},
+    ),
+    "marian-untied": Seq2SeqCase("MarianMTModel", "MarianConfig", MARIAN | {"tie_word_embeddings": False}),
 }  # fmt: skip

@@ -11,9 +11,12 @@ from types import ModuleType
 from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
+    "bart",
     "bert",
     "gpt2",
     "llama",
+    "marian",
+    "mbart",
     "t5",
 )
 
