@@ -85,14 +85,23 @@ class Graph:
         return self.linears(x, w, (out,), bias=bias, transposed=transposed)[0]
 
     def linears(
-        self, x: Tensor, w: Weights, widths: Sequence[int], *, bias: bool, transposed: bool = False, groups: int = 1
+        self,
+        x: Tensor,
+        w: Weights,
+        widths: Sequence[int],
+        *,
+        bias: bool,
+        transposed: bool = False,
+        groups: int = 1,
+        prefix: str = "",
     ) -> list[Tensor]:
         """Several layers that the checkpoint keeps in one matrix, side by side. With `groups` there is one part of
-        each layer for the first group, then one of each for the second, and so on: heads, mostly."""
+        each layer for the first group, then one of each for the second, and so on: heads, mostly. `prefix` is what
+        stands before "weight" and "bias" in the tensors' names."""
         out = sum(widths)
         matrix = Matrix(
-            w.param("weight", (x.width, out) if transposed else (out, x.width)),
-            w.param("bias", (out,)) if bias else None,
+            w.param(f"{prefix}weight", (x.width, out) if transposed else (out, x.width)),
+            w.param(f"{prefix}bias", (out,)) if bias else None,
             transposed,
         )
         if len(widths) == 1:

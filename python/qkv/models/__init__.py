@@ -18,6 +18,7 @@ SUPPORTED = (
     "marian",
     "mbart",
     "t5",
+    "transformer",
 )
 
 
