@@ -93,6 +93,8 @@ class Model:
                 the model needs.
         """
         sequences, source = self._read(batch, decoder_ids)
+        if not sequences:
+            return []
         types = None if token_type_ids is None else as_sequences(token_type_ids, "token_type_ids")
         return _cut(self.run("hidden_states", sequences, token_type_ids=types, source=source), sequences)
 
@@ -127,6 +129,8 @@ class Model:
             sequences = as_sequences(batch, "token_ids")
             decoder_ids = [self.config.classified_ids(ids) for ids in sequences]  # type: ignore[attr-defined]
         sequences, source = self._read(batch, decoder_ids)
+        if not sequences:
+            return []
         rows = self.run("logits", sequences, wanted="all", source=source)
         return list(rows) if classifies else _cut(rows, sequences)
 

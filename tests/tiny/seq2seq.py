@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from tests.tiny.case import Case
 class Seq2SeqCase(Case):
     """
     Attributes:
+        rules: of the generation config.
         own_head: an output layer of its own where transformers ties it whatever the configuration says (T5).
     """
 
+    rules: dict[str, Any] = field(default_factory=dict)
     own_head: bool = False
 
     @property
@@ -32,7 +34,11 @@ class Seq2SeqCase(Case):
         if self.own_head:
             model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
         if hasattr(model, "final_logits_bias"):
-            model.final_logits_bias.normal_()
+            model.final_logits_bias.normal_(std=0.3)
+        if self.generates:
+            # tiny decoders like to repeat a token; what never repeats one says more
+            words = [[token, token] for token in range(model.lm_head.out_features)]
+            model.generation_config.update(**{"bad_words_ids": words} | self.rules)
         return model
 
     def decoder_sequences(self) -> list[list[int]] | None:
@@ -58,12 +64,12 @@ class ClassifierCase(Seq2SeqCase):
 
 T5 = {
     "vocab_size": 103, "d_model": 40, "d_kv": 24, "d_ff": 77, "num_layers": 2, "num_heads": 3,
-    "decoder_start_token_id": 0,
+    "decoder_start_token_id": 0, "initializer_factor": 1.0,
 }  # fmt: skip
 
 FAIRSEQ = {
     "d_model": 48, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 77, "decoder_ffn_dim": 61, "init_std": 0.15,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 77, "decoder_ffn_dim": 61, "initializer_range": 0.15,
     "max_position_embeddings": 400,
 }  # fmt: skip
 BART = FAIRSEQ | {"vocab_size": 103}
@@ -87,7 +93,7 @@ CASES = {
         "T5ForConditionalGeneration", "T5Config",
         T5 | {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 50, "feed_forward_proj": "gelu"},
     ),
-    "bart": Seq2SeqCase("BartForConditionalGeneration", "BartConfig", BART | {"forced_bos_token_id": 7}),
+    "bart": Seq2SeqCase("BartForConditionalGeneration", "BartConfig", BART, rules={"forced_bos_token_id": 7}),
     "bart-base": Seq2SeqCase("BartModel", "BartConfig", BART | {"decoder_layers": 2, "scale_embedding": True}),
     "bart-untied": Seq2SeqCase(
         "BartForConditionalGeneration", "BartConfig",
@@ -98,11 +104,13 @@ CASES = {
     ),
     "mbart": Seq2SeqCase(
         "MBartForConditionalGeneration", "MBartConfig",
-        BART | {"scale_embedding": True, "forced_bos_token_id": 9, "decoder_start_token_id": 8},
+        BART | {"scale_embedding": True, "decoder_start_token_id": 8},
+        rules={"forced_bos_token_id": 9},
     ),
     "mbart-relu": Seq2SeqCase("MBartModel", "MBartConfig", BART | {"activation_function": "relu"}),
     "marian": Seq2SeqCase(
-        "MarianMTModel", "MarianConfig", MARIAN | {"scale_embedding": True, "bad_words_ids": [[100], [31, 32]]}
+        "MarianMTModel", "MarianConfig", MARIAN | {"scale_embedding": True},
+        rules={"bad_words_ids": [[100], *([i, j] for i in range(100) for j in (i, i + 1))]},
     ),
     "marian-two-vocabularies": Seq2SeqCase(
         "MarianMTModel", "MarianConfig",
