@@ -116,10 +116,7 @@ class Model(Runner):
                 `decoder_ids` are not what the model needs.
         """
         sequences, source = self._read(batch, decoder_ids)
-        outputs = ["hidden_states"]
-        if all_layers:
-            count = sum(name.startswith("hidden_states.") for name in self.program.outputs)
-            outputs = [f"hidden_states.{i}" for i in range(count)]
+        outputs = _numbered(self.program.outputs, "hidden_states") if all_layers else ["hidden_states"]
         arrays, weights = self._run_rows(outputs, sequences, source, token_type_ids, return_attentions)
         rows = cut(np.stack(arrays), sequences, axis=1) if all_layers else cut(arrays[0], sequences)
         return rows if weights is None else (rows, weights)
@@ -189,16 +186,23 @@ class Model(Runner):
         rows = self._of_sequences("pooler_output", arrays[0], sequences)
         return np.stack(rows) if rows else np.empty((0, self.hidden_size), np.float32)
 
-    def encoder_hidden_states(self, batch: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+    def encoder_hidden_states(
+        self, batch: Sequence[TokenIds], *, all_layers: bool = False
+    ) -> list[NDArray[np.float32]]:
         """The last hidden state of every token of an encoder that a decoder reads: for each sequence of ids a float32
-        array [tokens, hidden_size].
+        array [tokens, hidden_size]. With `all_layers` those of the embeddings and of each layer: [layers + 1, tokens,
+        hidden_size].
 
         Raises:
             qkv.Error: the model has no encoder beside its decoder, an id is out of range, or a sequence is empty or too
                 long.
         """
         sequences = as_sequences(batch, "token_ids")
-        return cut(self.run_encoder(sequences), sequences)
+        outputs = ["encoder_hidden_states"]
+        if all_layers and self.encoder is not None:
+            outputs = _numbered(self.encoder.outputs, "encoder_hidden_states")
+        arrays = self.run_encoder(outputs, sequences)
+        return cut(np.stack(arrays), sequences, axis=1) if all_layers else cut(arrays[0], sequences)
 
     def cross_attentions(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds], layers: Layers = True
@@ -329,3 +333,8 @@ class Model(Runner):
         names = [known for known in self.program.outputs if not known.startswith("hidden_states.")]
         if name not in names:
             raise Error(f"this model has no output {name!r}; it has: {', '.join(names)}")
+
+
+def _numbered(outputs: Sequence[str], name: str) -> list[str]:
+    """name.0, name.1, ...: as many as there are."""
+    return [f"{name}.{i}" for i in range(sum(output.startswith(f"{name}.") for output in outputs))]

@@ -29,8 +29,20 @@ class Source:
     def empty(shape: CacheShape, lengths: Sequence[int]) -> Source:
         """Room for sequences of these lengths."""
         counts = [-(-length // _ext.page_tokens) for length in lengths]
-        cache = shape.cache(sum(counts))
+        cache = shape.cache(max(1, sum(counts)))  # of no sequences, too
         return Source(list(lengths), cache, [[cache.allocate() for _ in range(count)] for count in counts])
+
+    @staticmethod
+    def joined(sources: Sequence[Source]) -> Source:
+        """Sequences of one cache together."""
+        lengths = [length for source in sources for length in source.lengths]
+        return Source(lengths, sources[0].cache, [pages for source in sources for pages in source.pages])
+
+    def release(self) -> None:
+        """Give the pages back; no run may read them again."""
+        for pages in self.pages:
+            while pages:
+                self.cache.release(pages.pop())
 
     def part(self, indices: Sequence[int]) -> Source:
         """Some of the sequences, each as often as it is named."""

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import qkv
 from qkv import _ext
+from qkv.source import Source
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
 # schemes of attention and positions that single families have: on the machine's own instruction set only
-ENCODERS = ("roberta-sequences", "albert", "distilbert")
+UNCACHED = ("roberta-sequences", "albert", "distilbert", "t5", "marian")
 DECODERS = (
     "bloom", "falcon", "gpt_neo", "gpt_neox", "gptj", "mistral", "mixtral", "gemma2", "gemma3_text",
     "phi3-longrope-options", "qwen2", "qwen3",
@@ -29,6 +30,8 @@ def digest(arrays: list[np.ndarray]) -> str:
 
 
 def outputs(model: qkv.Model, batch: list[list[int]]) -> list[np.ndarray]:
+    if model.encoder:
+        return model.logits(batch, decoder_ids=[ids[::-2] for ids in batch])
     return model.logits(batch) if "logits" in model.program.outputs else model.hidden_states(batch)
 
 
@@ -57,8 +60,10 @@ def assert_batch_and_threads_do_not_matter(folder: Path, dtype: str, kv_dtype: s
 class Cached:
     """One sequence that grows in a KV cache, in chunks of any size."""
 
-    def __init__(self, model: qkv.Model, cache: _ext.KVCache, planned: int | None = None) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self, model: qkv.Model, cache: _ext.KVCache, planned: int | None = None, source: Source | None = None
+    ) -> None:
+        self.model, self.cache, self.source = model, cache, source
         self.planned = None if planned is None else [planned]
         self.pages: list[int] = []
         self.length = 0
@@ -74,6 +79,7 @@ class Cached:
             planned=self.planned,
             cache=self.cache,
             pages=[self.pages],
+            source=self.source,
         )
         self.length += len(ids)
         return rows
@@ -95,14 +101,29 @@ def assert_cached_equals_uncached(model: qkv.Model, chunk: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
-@pytest.mark.parametrize("case", ENCODERS + DECODERS)
+@pytest.mark.parametrize("case", UNCACHED + DECODERS)
 def test_families(case: str, dtype: str, kv_dtype: str, tiny) -> None:
     assert_batch_and_threads_do_not_matter(tiny(case), dtype, kv_dtype)
-    if case in ENCODERS:
+    if case in UNCACHED:
         return
     model = qkv.load(tiny(case), dtype=dtype, kv_dtype=kv_dtype, num_threads=2)
     for chunk in (1, 64, 150):
         assert_cached_equals_uncached(model, chunk)
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", ["t5", "mbart"])
+@pytest.mark.parametrize("chunk", [1, 17])
+def test_cached_equals_uncached_behind_an_encoder(case: str, kv_dtype: str, chunk: int, tiny, isa: str) -> None:
+    """The source is read beside others, and alone."""
+    model = qkv.load(tiny(case), dtype="int8", kv_dtype=kv_dtype, num_threads=2)
+    ids, *others = sequences(3, seed=3)
+    target = list(range(90))
+    whole = model.logits([ids], decoder_ids=[target])[0]
+    source = model.read_source([np.array(s, np.int32) for s in (*others, ids)]).part([2])
+    growing = Cached(model, model.new_cache(len(target)), source=source)
+    rows = [growing.extend(target[i : i + chunk]) for i in range(0, len(target), chunk)]
+    assert np.concatenate(rows).tobytes() == whole.tobytes()
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tiny import encoders, falcon, gemma, gpt, llama, mixtures
+from tests.tiny import encoders, falcon, gemma, gpt, llama, mixtures, seq2seq
 from tests.tiny.case import Case
 
-CASES: dict[str, Case] = encoders.CASES | falcon.CASES | gemma.CASES | gpt.CASES | llama.CASES | mixtures.CASES
+CASES: dict[str, Case] = (
+    encoders.CASES | falcon.CASES | gemma.CASES | gpt.CASES | llama.CASES | mixtures.CASES | seq2seq.CASES
+)
 
 
 def make_tiny(case: str, folder: Path) -> Path:

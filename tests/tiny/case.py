@@ -47,6 +47,15 @@ class Case:
                     p.add_(0.1 * torch.randn_like(p))
         return model
 
+    def decoder_sequences(self) -> list[list[int]] | None:
+        """What the decoder reads, where an encoder reads `sequences`."""
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """Of `logits` and `hidden_states`, beside the sequences."""
+        targets = self.decoder_sequences()
+        return {} if targets is None else {"decoder_ids": targets}
+
     def sequences(self) -> list[list[int]]:
         """Token ids of mixed lengths."""
         config = getattr(transformers, self.config)(**self.options)
@@ -61,9 +70,11 @@ def expected(case: Case) -> list[NDArray[np.float32]]:
     """What transformers gives for `case.sequences()`: logits, or hidden states where there is no head."""
     model = case.make()
     results = []
-    for ids in case.sequences():
+    sequences = case.sequences()
+    for ids, target in zip(sequences, case.decoder_sequences() or [None] * len(sequences), strict=True):
+        decoder = {} if target is None else {"decoder_input_ids": torch.tensor([target])}
         with torch.no_grad():
-            output = model(torch.tensor([ids]))
+            output = model(torch.tensor([ids]), **decoder)
         results.append((_logits(output) if case.has_logits else output.last_hidden_state)[0].numpy())
     return results
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from qkv.errors import Error
 from qkv.generation.cache import SequencePages, positions_for
-from qkv.generation.prompts import Prompt, encode_prompts, eos_token_ids, is_single
+from qkv.generation.prompts import Prompt, decoder_start, encode_prompts, is_single
 from qkv.generation.result import Generation
+from qkv.generation.rules import TokenRules
 from qkv.generation.sampling import Sampler, SamplingParams
 from qkv.generation.sequence import RunningSequence
 from qkv.generation.streamer import Streamer, listening
 from qkv.generation.text import TextStream
+from qkv.source import Source
 
 if TYPE_CHECKING:
     from qkv import _ext
@@ -42,12 +44,15 @@ def generate(
 ) -> Generation | list[Generation] | Iterator[str]:
     """Continue a prompt, or many as one batch. A prompt's text does not depend on the others in the batch.
 
+    A model with an encoder and a decoder reads the prompt with the encoder; the text is what the decoder makes of it.
+
     The text ends at an end-of-sequence token of the checkpoint, before a stop string, after `max_new_tokens`,
-    or where prompt and new tokens together fill the model's context. Without `do_sample` decoding is greedy,
+    or where prompt and new tokens together fill the decoder's context. Tokens that the checkpoint wants forced (at the
+    first or the last place) or never chosen are. Without `do_sample` decoding is greedy,
     whatever the checkpoint's generation_config.json says; with it, what is not given is taken from there.
 
     Args:
-        model: a decoder.
+        model: a decoder, with or without an encoder.
         prompts: a text, a list of texts, one list of token ids or a list of such lists. A prompt without any
             tokens starts from the model's beginning-of-sequence token.
         max_new_tokens: at most so many new tokens for each prompt, >= 1.
@@ -57,7 +62,8 @@ def generate(
         stop_strings: the text ends before the first of these, wherever the borders of tokens are. (The stop
             string is not part of the text; with Hugging Face it is.)
         streamer: for a single prompt, a function called with each piece of new text, or an object with `put`
-            and `end` as in Hugging Face: it gets the prompt's token ids, then each new one, as int64 `[n]`.
+            and `end` as in Hugging Face: it gets the token ids that the decoder starts from (the prompt's, without an
+            encoder), then each new one, as int64 `[n]`.
         stream: for a single prompt, return an iterator over pieces of text instead. Pieces end between
             characters and never hold a part of a stop string; joined they are the text. The work happens as
             the iterator is read, and closing or dropping it ends the work.
@@ -102,13 +108,14 @@ def _prepare(
     stops = [stop_strings] if isinstance(stop_strings, str) else stop_strings or []
     if not isinstance(stops, Sequence) or not all(isinstance(stop, str) and stop for stop in stops):
         raise Error(f"stop_strings is {stop_strings!r:.60}; expected texts of at least one character")
-    eos = eos_token_ids(model)
+    rules = TokenRules.of(model)
     sequences = []
     for index, prompt in enumerate(encode_prompts(model, prompts)):
-        text = TextStream(model.tokenizer, prompt, stops) if model.tokenizer else None
-        room = max_new_tokens if model.context_length is None else model.context_length - len(prompt)
+        start, source = ([decoder_start(model)], prompt) if model.encoder else (prompt, [])
+        text = TextStream(model.tokenizer, [] if source else prompt, stops) if model.tokenizer else None
+        room = max_new_tokens if model.context_length is None else model.context_length - len(start)
         limit = min(max_new_tokens, room)
-        sequences.append(RunningSequence(prompt, limit, eos, Sampler(params, seed, index), text))
+        sequences.append(RunningSequence(start, limit, rules, Sampler(params, seed, index), text, source))
     return sequences
 
 
@@ -131,12 +138,19 @@ def _run(model: Model, sequences: Sequence[RunningSequence]) -> Generator[Runnin
     if "logits" not in model.program.outputs or model.program.rows("logits") != "logits":
         raise Error("this model has no head that predicts the next token: there is nothing to generate")
     pages = {s: SequencePages(cache) for s in active}
+    sources = _read_sources(model, active)
+
+    def release(sequence: RunningSequence) -> None:
+        pages[sequence].release()
+        if sources:
+            sources[sequence].release()
+
     try:
         while active:
             plan = _plan(active)
             decoding = {s for s in active if s.new_tokens}
             started = time.perf_counter()
-            advanced = _step(model, cache, pages, plan)
+            advanced = _step(model, cache, pages, sources, plan)
             seconds = time.perf_counter() - started
             for sequence in active:
                 if sequence in decoding:
@@ -146,11 +160,23 @@ def _run(model: Model, sequences: Sequence[RunningSequence]) -> Generator[Runnin
             yield from advanced
             for sequence in advanced:
                 if sequence.finish_reason:
-                    pages[sequence].release()
+                    release(sequence)
             active = [s for s in active if not s.finish_reason]
     finally:
-        for owned in pages.values():
-            owned.release()
+        for sequence in sequences:
+            release(sequence)
+
+
+def _read_sources(model: Model, sequences: Sequence[RunningSequence]) -> dict[RunningSequence, Source]:
+    """What the encoder finds in each prompt; nothing where there is no encoder."""
+    if not model.encoder:
+        return {}
+    started = time.perf_counter()
+    source = model.read_source([np.array(s.source, np.int32) for s in sequences])
+    seconds = time.perf_counter() - started
+    for sequence in sequences:
+        sequence.prefill_seconds += seconds
+    return {s: source.part([i]) for i, s in enumerate(sequences)}
 
 
 def _plan(active: list[RunningSequence]) -> list[tuple[RunningSequence, int]]:
@@ -173,6 +199,7 @@ def _step(
     model: Model,
     cache: _ext.KVCache,
     pages: Mapping[RunningSequence, SequencePages],
+    sources: Mapping[RunningSequence, Source],
     plan: Sequence[tuple[RunningSequence, int]],
 ) -> list[RunningSequence]:
     """One run of the program; returns the sequences that got a new token."""
@@ -186,6 +213,7 @@ def _step(
         planned=[s.most_tokens for s, _ in plan],
         cache=cache,
         pages=[pages[s].ids for s, _ in plan],
+        source=Source.joined([sources[s] for s, _ in plan]) if sources else None,
     )
     advanced = []
     for (sequence, count), row in zip(plan, logits, strict=True):

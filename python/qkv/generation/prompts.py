@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkv.errors import Error
+from qkv.generation.rules import special_token
 
 if TYPE_CHECKING:
     from qkv.model import Model
@@ -27,14 +28,15 @@ def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
 
 
 def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
-    """The token ids of every prompt, each at least one and with room for a new token in the model's context.
+    """The token ids of every prompt, each at least one.
 
-    Text is tokenised as the checkpoint's tokenizer does it, special tokens included. A prompt without tokens
-    becomes the model's beginning-of-sequence token.
+    A decoder's context has room for a new token behind the prompt; an encoder's may be filled by it. Text is
+    tokenised as the checkpoint's tokenizer does it, special tokens included. A decoder's prompt without tokens
+    becomes its beginning-of-sequence token.
 
     Raises:
-        qkv.Error: a prompt is neither text nor token ids, an id is not in the vocabulary, a prompt fills the
-            context, it is empty and the model has no such token, or text is given and there is no tokenizer.
+        qkv.Error: a prompt is neither text nor token ids, an id is not in the vocabulary, a prompt is longer than
+            that, it is empty and there is no such token, or text is given and there is no tokenizer.
     """
     batch: list[Any] = [prompts] if is_single(prompts) else list(prompts)
     encoded = []
@@ -42,25 +44,36 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[lis
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
         ids = _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
         encoded.append(ids or [_bos(model, name)])
-        if model.context_length is not None and len(encoded[-1]) >= model.context_length:
-            raise Error(
-                f"{name} has {len(encoded[-1])} tokens, which leaves no room for a new one: the model's "
-                f"context is {model.context_length} tokens, prompt and generated text together"
-            )
+        _check_length(model, len(encoded[-1]), name)
     return encoded
 
 
-def eos_token_ids(model: Model) -> frozenset[int]:
-    """The tokens that end a text, from ``generation_config.json`` or else ``config.json``.
+def _check_length(model: Model, tokens: int, name: str) -> None:
+    most = model.context_length
+    if most is None:
+        return
+    if model.encoder and tokens > most:
+        raise Error(f"{name} has {tokens} tokens; the model's encoder reads at most {most}")
+    if not model.encoder and tokens >= most:
+        raise Error(
+            f"{name} has {tokens} tokens, which leaves no room for a new one: the model's "
+            f"context is {most} tokens, prompt and generated text together"
+        )
+
+
+def decoder_start(model: Model) -> int:
+    """The token that a decoder starts from, where an encoder reads the prompt.
 
     Raises:
-        qkv.Error: the value is neither an id nor a list of ids.
+        qkv.Error: the checkpoint names none, or one that is not in the vocabulary.
     """
-    value = _special_token(model, "eos_token_id")
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(type(i) is int for i in ids):
-        raise Error(f"eos_token_id of the checkpoint is {value!r}; expected an integer or a list of integers")
-    return frozenset(ids)
+    for key in ("decoder_start_token_id", "bos_token_id"):
+        if (token := special_token(model, key)) is not None:
+            break
+    vocab = model.program.width("logits")
+    if type(token) is not int or not 0 <= token < vocab:
+        raise Error(f"decoder_start_token_id of the checkpoint is {token!r}; expected a token id, 0 to {vocab - 1}")
+    return token
 
 
 def _encode_text(model: Model, text: str, name: str) -> list[int]:
@@ -87,12 +100,9 @@ def _check_ids(model: Model, prompt: Any, name: str) -> list[int]:
 
 
 def _bos(model: Model, name: str) -> int:
-    bos = _special_token(model, "bos_token_id")
+    if model.encoder:
+        raise Error(f"{name} is empty: there is nothing for the encoder to read")
+    bos = special_token(model, "bos_token_id")
     if type(bos) is not int or not 0 <= bos < model.vocab_size:
         raise Error(f"{name} is empty, and the model has no beginning-of-sequence token to start from")
     return bos
-
-
-def _special_token(model: Model, key: str) -> Any:
-    value = model.generation_config.get(key)
-    return value if value is not None else getattr(model.config, key, None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence
 
 import numpy as np
 
 from qkv.errors import Error
 from qkv.generation.result import FinishReason, Generation
+from qkv.generation.rules import TokenRules
 from qkv.generation.sampling import Sampler
 from qkv.generation.text import TextStream
 
@@ -16,7 +17,8 @@ class RunningSequence:
     """Tokens and text of one prompt, and what is left to do.
 
     Attributes:
-        ids: the tokens of the prompt and the new ones.
+        source: the prompt, where an encoder reads it; else empty.
+        ids: what the decoder reads: the tokens of the prompt, or of its start behind an encoder, and the new ones.
         past: how many of them the model has seen; their keys and values are in the cache.
         limit: most new tokens.
         finish_reason: None while there is more to do.
@@ -24,32 +26,41 @@ class RunningSequence:
         prefill_seconds, decode_seconds: see `Generation`.
     """
 
-    def __init__(self, prompt: list[int], limit: int, eos: Set[int], sampler: Sampler, text: TextStream | None) -> None:
-        self.ids = list(prompt)
+    def __init__(
+        self,
+        start: Sequence[int],
+        limit: int,
+        rules: TokenRules,
+        sampler: Sampler,
+        text: TextStream | None,
+        source: Sequence[int] = (),
+    ) -> None:
+        self.source = source
+        self.ids = list(start)
         self.past = 0
         self.limit = limit
         self.finish_reason: FinishReason | None = None
         self.piece = ""
         self.prefill_seconds = 0.0
         self.decode_seconds = 0.0
-        self._prompt_tokens = len(prompt)
-        self._eos = eos
+        self._start_tokens = len(start)
+        self._rules = rules
         self._sampler = sampler
         self._text = text
 
     @property
     def new_tokens(self) -> int:
-        return len(self.ids) - self._prompt_tokens
+        return len(self.ids) - self._start_tokens
 
     @property
     def pending(self) -> int:
-        """How many tokens the model has still to see: what is left of the prompt, or the last token."""
+        """How many tokens the decoder has still to see: what is left of its start, or the last token."""
         return len(self.ids) - self.past
 
     @property
     def most_tokens(self) -> int:
-        """Of the prompt and new ones."""
-        return self._prompt_tokens + self.limit
+        """That the decoder will have read and written in the end."""
+        return self._start_tokens + self.limit
 
     @property
     def most_positions(self) -> int:
@@ -62,16 +73,22 @@ class RunningSequence:
         Raises:
             qkv.Error: the logits are not finite.
         """
-        try:
-            token = self._sampler(logits)
-        except Error as error:
-            raise Error(f"generate: step {self.new_tokens + 1}: {error}") from error
+        token = self._choose(logits)
         self.ids.append(token)
-        ended = token in self._eos
+        ended = token in self._rules.end
         self.piece = self._text.push(token) if self._text and not ended else ""
         if ended or self._stopped or self.new_tokens == self.limit:
             self.piece += self._text.finish() if self._text else ""
             self.finish_reason = "stop" if ended or self._stopped else "length"
+
+    def _choose(self, logits: np.ndarray) -> int:
+        forced = self._rules.forced(self.ids, last=self.new_tokens + 1 == self.limit)
+        if forced is not None:
+            return forced
+        try:
+            return self._sampler(self._rules.apply(self.ids, logits))
+        except Error as error:
+            raise Error(f"generate: step {self.new_tokens + 1}: {error}") from error
 
     @property
     def _stopped(self) -> bool:
@@ -82,8 +99,8 @@ class RunningSequence:
         assert self.finish_reason is not None
         return Generation(
             text=self._text.text if self._text else "",
-            token_ids=self.ids[self._prompt_tokens :],
-            prompt_tokens=self._prompt_tokens,
+            token_ids=self.ids[self._start_tokens :],
+            prompt_tokens=len(self.source) or self._start_tokens,
             finish_reason=self.finish_reason,
             prefill_seconds=self.prefill_seconds,
             decode_seconds=self.decode_seconds,

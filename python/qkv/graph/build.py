@@ -27,7 +27,7 @@ class Graph:
         self.outputs: dict[str, Tensor] = {}
         self._cached = 0
         self._crossed = 0
-        self._hidden = 0
+        self._hidden = {"hidden_states": 0, "encoder_hidden_states": 0}
         self._rotaries: dict[Rope, Tensor] = {}
 
     def output(self, name: str, x: Tensor) -> None:
@@ -35,9 +35,11 @@ class Graph:
         self.outputs[name] = x
 
     def hidden(self, x: Tensor) -> Tensor:
-        """x, which is the next of the model's hidden states: of the embeddings, then of each layer."""
-        self.output(f"hidden_states.{self._hidden}", x)
-        self._hidden += 1
+        """x, which is the next of the model's hidden states: of the embeddings, then of each layer. Source rows are
+        those of the encoder."""
+        name = "encoder_hidden_states" if x.rows == "source" else "hidden_states"
+        self.output(f"{name}.{self._hidden[name]}", x)
+        self._hidden[name] += 1
         return x
 
     def embed(
@@ -96,13 +98,15 @@ class Graph:
         transposed: bool = False,
         groups: int = 1,
         exact: bool = False,
+        prefix: str = "",
     ) -> list[Tensor]:
         """Several layers that the checkpoint keeps in one matrix, side by side. With `groups` there is one part of
-        each layer for the first group, then one of each for the second, and so on: heads, mostly."""
+        each layer for the first group, then one of each for the second, and so on: heads, mostly. `prefix` is what
+        stands before "weight" and "bias" in the tensors' names."""
         out = sum(widths)
         matrix = Matrix(
-            w.param("weight", (x.width, out) if transposed else (out, x.width)),
-            w.param("bias", (out,)) if bias else None,
+            w.param(f"{prefix}weight", (x.width, out) if transposed else (out, x.width)),
+            w.param(f"{prefix}bias", (out,)) if bias else None,
             transposed,
         )
         if len(widths) == 1:

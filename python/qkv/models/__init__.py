@@ -12,6 +12,7 @@ from qkv.errors import UnsupportedArchitecture
 
 SUPPORTED = (
     "albert",
+    "bart",
     "bert",
     "bloom",
     "camembert",
@@ -25,12 +26,16 @@ SUPPORTED = (
     "gpt_neox",
     "gptj",
     "llama",
+    "marian",
+    "mbart",
     "mistral",
     "mixtral",
     "phi3",
     "qwen2",
     "qwen3",
     "roberta",
+    "t5",
+    "transformer",
     "xlm-roberta",
 )
 # Other names of an architecture, some of them of old files.

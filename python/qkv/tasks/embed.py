@@ -35,6 +35,8 @@ def encode(
     if isinstance(texts, str):
         row: NDArray[np.float32] = encode(model, [texts], batch_size, normalize_embeddings, show_progress_bar)[0]
         return row
+    if model.encoder:
+        raise Error("encode: a model with an encoder and a decoder has no sentence embeddings; see generate()")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise Error(f"encode: batch_size must be a positive integer, not {batch_size!r}")
     ids = tokenize(model, texts)
