@@ -164,7 +164,7 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
     modules = sentence_modules(checkpoint)
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint))
-    if hidden.rows == "tokens":  # not those that a decoder reads
+    if hidden.rows == "tokens":  # an encoder with a decoder is for that alone
         graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)
     return Model(
