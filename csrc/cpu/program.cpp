@@ -314,7 +314,8 @@ struct BatchCheck {
     if (batch.source) check_cache(*batch.source, s.shape, s.layer);
   }
   void operator()(const CrossAttentionStep& s) const {
-    require(batch.source && !batch.source_lengths.empty(), "a decoder needs what its encoder found: run that before");
+    require(batch.source && static_cast<int64_t>(batch.source_lengths.size()) == batch.sequences(),
+            "a decoder needs what its encoder found: run that before");
     check_cache(*batch.source, s.shape, s.layer);
     for (int64_t i = 0; i < batch.sequences(); ++i)
       require(batch.source_lengths[static_cast<size_t>(i)] > 0, "sequence ", i, " has no source tokens to attend to");

@@ -180,7 +180,7 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
     # Who packed the checkpoint was told already.
     if not isinstance(checkpoint, PackedFile) and (names := unused_weights(checkpoint)):
         warnings.warn(describe_unused(checkpoint, names), UnusedWeights, stacklevel=3)
-    if hidden.rows == "tokens":  # not those that a decoder reads
+    if hidden.rows == "tokens":  # an encoder with a decoder is for that alone
         graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)
     return Model(

@@ -167,7 +167,7 @@ def test_prompts_that_do_not_fit(tiny: Any) -> None:
         ([5] * 401, "the prompt has 401 tokens; the model's encoder reads at most 400"),
         ([[5], []], "prompt 1 is empty: there is nothing for the encoder to read"),
         ([103], "token id 103"),
-        ("text", "no tokenizer.json"),
+        ("text", "no tokenizer"),
     ):
         with pytest.raises(qkv.Error, match=message):
             model.generate(prompt)

@@ -62,7 +62,7 @@ class Case:
         rng = np.random.default_rng(1)
         ids = [rng.integers(0, config.vocab_size, n) for n in self.lengths]
         # nothing is padded; transformers takes the token for padding wherever it is
-        return [np.where(i == config.pad_token_id, i + 1, i).tolist() for i in ids]
+        return [np.where(i == config.pad_token_id, (i + 1) % config.vocab_size, i).tolist() for i in ids]
 
 
 @cache

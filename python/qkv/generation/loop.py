@@ -80,7 +80,7 @@ def generate(
     if streamer is not None and stream:
         raise Error("streamer and stream=True exclude each other; expected one of them")
     if model.tokenizer is None and (stream or stop_strings):
-        raise Error("stream and stop_strings are about text, but the checkpoint has no tokenizer.json")
+        raise Error("stream and stop_strings are about text, but the checkpoint has no tokenizer")
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     params = SamplingParams.choose(do_sample, given, model.generation_config)
     sequences = _prepare(model, prompts, max_new_tokens, params, seed, stop_strings)

@@ -1,7 +1,9 @@
 """The architectures, one file each, named after the `model_type` of their checkpoints.
 
 A model file has a `Config` dataclass in the checkpoint's spelling and `build(g, config, w)`, which wires the graph:
-the order of norms, attention, feed-forward layers and residuals that makes the architecture is written out there."""
+the order of norms, attention, feed-forward layers and residuals that makes the architecture is written out there.
+`build` returns what embeddings of texts are pooled from; where a decoder reads an encoder, the encoder's last hidden
+states, which have source rows and are not."""
 
 from __future__ import annotations
 
