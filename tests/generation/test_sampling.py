@@ -195,6 +195,8 @@ def test_one_token_is_left(model: qkv.Model) -> None:
     greedy = model.generate([5], max_new_tokens=30)
     assert model.generate([5], max_new_tokens=30, do_sample=True, top_k=1) == greedy
     assert model.generate([5], max_new_tokens=30, do_sample=True, top_p=1e-9) == greedy
+    assert model.generate([5], max_new_tokens=30, do_sample=True, min_p=0.999) == greedy
+    assert model.generate([5], max_new_tokens=30, do_sample=True, epsilon_cutoff=0.999) == greedy
     assert model.generate([5], max_new_tokens=30, do_sample=True, temperature=1e-6) == greedy
 
 
@@ -223,6 +225,10 @@ def test_generation_config_speaks_only_when_sampling(model: qkv.Model, monkeypat
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_p": True}, "top_p is True"),
+        ({"min_p": 1.0}, "min_p is 1.0; .*>= 0 and < 1"),
+        ({"typical_p": 0}, "typical_p is 0; .*> 0 and <= 1"),
+        ({"epsilon_cutoff": -0.1}, "epsilon_cutoff is -0.1"),
+        ({"eta_cutoff": "low"}, "eta_cutoff is 'low'"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"temperature": 0.5, "do_sample": False}, "temperature given, but do_sample is False"),

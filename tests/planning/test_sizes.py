@@ -17,8 +17,8 @@ from qkv.planning import planner
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 
 
-# What a config.json leaves open: whether a T5 1.1 has its own output layer, as published ones have, and whether an untied
-# BART has one token table or two.
+# What a config.json leaves open: whether a T5 1.1 has its own output layer, as published ones have, and whether an
+# untied BART has one token table or two.
 UNTOLD = ("t5-gated-silu", "bart-untied", "marian-untied")
 
 

@@ -22,6 +22,13 @@ CASES = {
         "FalconForCausalLM", "FalconConfig",
         FALCON | {"parallel_attn": False, "ffn_hidden_size": 61, "rope_theta": 777.0, "activation": "relu"},
     ),
+    "falcon-dynamic": Case(
+        "FalconForCausalLM", "FalconConfig",
+        FALCON | {
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.5},
+            "max_position_embeddings": 100,
+        },
+    ),
     "falcon-new": Case("FalconForCausalLM", "FalconConfig", FALCON | NEW),
     "falcon-new-one-norm": Case(
         "FalconForCausalLM", "FalconConfig",

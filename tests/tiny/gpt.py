@@ -69,6 +69,14 @@ CASES = {
         "GPTNeoXForCausalLM", "GPTNeoXConfig",
         GPT_NEOX | {"rotary_pct": 1.0, "rotary_emb_base": 500, "tie_word_embeddings": True, "hidden_act": "relu"},
     ),
+    "gpt_neox-linear": Case(
+        "GPTNeoXForCausalLM", "GPTNeoXConfig",
+        GPT_NEOX | {
+            "rope_parameters": {
+                "rope_type": "linear", "rope_theta": 900.0, "factor": 3.0, "partial_rotary_factor": 0.5
+            }
+        },
+    ),
     "gpt2-sequences": Case("GPT2ForSequenceClassification", "GPT2Config", GPT2 | {"num_labels": 7}),
     "gpt2-tokens": Case("GPT2ForTokenClassification", "GPT2Config", GPT2 | {"num_labels": 7}),
     "gpt2-question": Case("GPT2ForQuestionAnswering", "GPT2Config", GPT2),

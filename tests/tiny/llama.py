@@ -39,6 +39,10 @@ def phi3(**options: Any) -> Case:
     return Case("Phi3ForCausalLM", "Phi3Config", PHI3 | options)
 
 
+def starcoder2(**options: Any) -> Case:
+    return Case("Starcoder2ForCausalLM", "Starcoder2Config", LLAMA | options)
+
+
 def longrope(pairs: int, **options: Any) -> dict[str, Any]:
     factors = {"short_factor": [1 + 0.1 * i for i in range(pairs)], "long_factor": [2 + 0.3 * i for i in range(pairs)]}
     return rope("longrope", **factors, **options)
@@ -86,6 +90,8 @@ CASES = {
     "qwen3": qwen3(),
     "qwen3-bias": qwen3(attention_bias=True, head_dim=40, tie_word_embeddings=True),
     "qwen3-windows": qwen3(use_sliding_window=True, sliding_window=30, max_window_layers=0),
+    "starcoder2": starcoder2(num_key_value_heads=1),
+    "starcoder2-window": starcoder2(sliding_window=30, use_bias=False, tie_word_embeddings=False, hidden_act="silu"),
     "phi3": phi3(),
     "phi3-window": phi3(sliding_window=40, num_key_value_heads=None, tie_word_embeddings=True),
     "phi3-partial": phi3(**rope("default", partial_rotary_factor=0.75)),

@@ -37,6 +37,10 @@ def generate(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+    epsilon_cutoff: float | None = None,
+    eta_cutoff: float | None = None,
     seed: int | None = None,
     stop_strings: str | Sequence[str] | None = None,
     streamer: Streamer | None = None,
@@ -57,7 +61,8 @@ def generate(
             tokens starts from the model's beginning-of-sequence token.
         max_new_tokens: at most so many new tokens for each prompt, >= 1.
         do_sample: draw tokens at random instead of taking the most likely one each time.
-        temperature, top_k, top_p: see `SamplingParams`; top_k 0 switches off what the checkpoint recommends.
+        temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff: see `SamplingParams`; top_k 0 switches
+            off what the checkpoint recommends.
         seed: makes sampling repeatable; prompt number i of a list draws its own numbers, made from (seed, i).
         stop_strings: the text ends before the first of these, wherever the borders of tokens are. (The stop
             string is not part of the text; with Hugging Face it is.)
@@ -81,7 +86,10 @@ def generate(
         raise Error("streamer and stream=True exclude each other; expected one of them")
     if model.tokenizer is None and (stream or stop_strings):
         raise Error("stream and stop_strings are about text, but the checkpoint has no tokenizer")
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p,
+        "epsilon_cutoff": epsilon_cutoff, "eta_cutoff": eta_cutoff,
+    }  # fmt: skip
     params = SamplingParams.choose(do_sample, given, model.generation_config)
     sequences = _prepare(model, prompts, max_new_tokens, params, seed, stop_strings)
     if stream:

@@ -36,6 +36,7 @@ SUPPORTED = (
     "qwen2",
     "qwen3",
     "roberta",
+    "starcoder2",
     "t5",
     "transformer",
     "xlm-roberta",

@@ -10,18 +10,18 @@ gives without the rounding."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
-from qkv.graph import Graph, Rope, Tensor
+from qkv.graph import Graph, Tensor
 from qkv.models import heads
 from qkv.models.alibi import alibi_slopes
-from qkv.models.common import activation, plain_rope
+from qkv.models.common import activation
+from qkv.models.rope import RotaryPositions
 
 
-@dataclass
-class Config(BaseConfig):
+@dataclass(kw_only=True)
+class Config(RotaryPositions):
     # spellings of 2023's RefinedWeb and RefinedWebModel, which became falcon
     ALIASES: ClassVar = {
         "n_embed": "hidden_size",
@@ -36,7 +36,6 @@ class Config(BaseConfig):
     num_attention_heads: int
     num_kv_heads: int | None = None
     ffn_hidden_size: int | None = None
-    max_position_embeddings: int = 2048
     activation: str = "gelu"
     layer_norm_epsilon: float = 1e-5
     alibi: bool = False
@@ -45,15 +44,13 @@ class Config(BaseConfig):
     parallel_attn: bool = True
     new_decoder_architecture: bool | None = None
     num_ln_in_parallel_attn: int | None = None
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
     model_type: str = "falcon"
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
+        super().check()
         self.require_divisible("hidden_size", "num_attention_heads")
         if self.new_decoder_architecture is None:
             self.new_decoder_architecture = self.model_type == "RefinedWeb"  # 40B, before there was this key
@@ -79,21 +76,17 @@ class Config(BaseConfig):
 
     @property
     def context_length(self) -> int | None:
-        return None if self.alibi else self.max_position_embeddings
+        return None if self.alibi else super().context_length
 
-    def rope(self) -> Rope | None:
-        parameters = self.rope_parameters or self.rope_scaling or {}
-        return None if self.alibi else plain_rope(self, parameters, theta=self.rope_theta, dim=self.head_dim)
-
-    def slopes(self) -> list[float] | None:
-        return [s * self.head_dim**-0.5 for s in alibi_slopes(self.num_attention_heads)] if self.alibi else None
+    def slopes(self) -> list[float]:
+        return [s * self.head_dim**-0.5 for s in alibi_slopes(self.num_attention_heads)]
 
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("transformer.", "")
     assert c.num_kv_heads
     hidden, inner, kv_width = c.hidden_size, c.ffn_hidden_size or 4 * c.hidden_size, c.num_kv_heads * c.head_dim
-    rope, slopes = c.rope(), c.slopes()
+    rope, slopes = (None, c.slopes()) if c.alibi else (c.rope(c.head_dim), None)
     x = g.embed(w["word_embeddings"], vocab_size=c.vocab_size, hidden_size=hidden)
     for layer in w.layers("h", c.num_hidden_layers):
         g.hidden(x)

@@ -5,29 +5,27 @@ q/k/v projection with the three parts of each head together, and a feed-forward 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
-from qkv.graph import Graph, Rope, Tensor
+from qkv.graph import Graph, Tensor
 from qkv.models import heads
-from qkv.models.common import activation, plain_rope
+from qkv.models.common import activation
+from qkv.models.rope import RotaryPositions
 
 
-@dataclass
-class Config(BaseConfig):
+@dataclass(kw_only=True)
+class Config(RotaryPositions):
+    ALIASES: ClassVar = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
+
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
-    max_position_embeddings: int = 2048
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
-    rotary_pct: float = 0.25
-    rotary_emb_base: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    partial_rotary_factor: float = 0.25
     use_parallel_residual: bool = True
     attention_bias: bool = True
     tie_word_embeddings: bool = False
@@ -35,28 +33,17 @@ class Config(BaseConfig):
     eos_token_id: int | list[int] | None = None
 
     def check(self) -> None:
+        super().check()
         self.require_divisible("hidden_size", "num_attention_heads")
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
-    @property
-    def context_length(self) -> int:
-        return self.max_position_embeddings
-
-    def rope(self) -> Rope:
-        # transformers 5 keeps in rope_parameters what were rotary_pct and rotary_emb_base, and rope_scaling's type
-        parameters = self.rope_scaling or self.rope_parameters or {}
-        share = parameters.get("partial_rotary_factor", self.rotary_pct)
-        is_share = isinstance(share, int | float) and 0 < share <= 1 and self.head_dim * share >= 1
-        self.require(is_share, f"partial_rotary_factor (rotary_pct) {share!r} is no share of a head's {self.head_dim}")
-        return plain_rope(self, parameters, theta=self.rotary_emb_base, dim=int(self.head_dim * share))
-
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("gpt_neox.", "")
-    rope = c.rope()
+    rope = c.rope(c.head_dim, partial=True)
     x = g.embed(w["embed_in"], vocab_size=c.vocab_size, hidden_size=c.hidden_size)
     for layer in w.layers("layers", c.num_hidden_layers):
         g.hidden(x)

@@ -32,7 +32,7 @@ class RotaryPositions(Config):
     partial_rotary_factor: float = 1.0
 
     @property
-    def context_length(self) -> int:
+    def context_length(self) -> int | None:
         """The longest sequence that the frequencies are made for. For most types max_position_embeddings says it, but
         for these it can be the length before stretching."""
         p = self.parameters()

@@ -113,8 +113,7 @@ def attend(g: Graph, c: Config, x: Tensor, memory: Tensor, w: Weights, **options
 
 
 def feed_forward(g: Graph, c: Config, x: Tensor, w: Weights) -> Tensor:
-    function = c.function
-    h = g.activate(g.linear(x, w["wi_0" if c.gated else "wi"], c.d_ff, bias=False), function)
+    h = g.activate(g.linear(x, w["wi_0" if c.gated else "wi"], c.d_ff, bias=False), c.function)
     if c.gated:
         h = h * g.linear(x, w["wi_1"], c.d_ff, bias=False)
     return g.linear(h, w["wo"], c.d_model, bias=False)
