@@ -226,6 +226,16 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "rope_local_base_freq": 10000, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
         },
     ),
+    "bigcode/starcoder2-3b": (
+        3_030_371_328,
+        {
+            "model_type": "starcoder2", "architectures": ["Starcoder2ForCausalLM"], "vocab_size": 49152,
+            "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24,
+            "num_key_value_heads": 2, "max_position_embeddings": 16384, "sliding_window": 4096,
+            "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "rope_theta": 999999.4, "use_bias": True,
+            "bos_token_id": 0, "eos_token_id": 0,
+        },
+    ),
     "microsoft/Phi-3-mini-4k-instruct": (
         3_821_079_552,
         {
