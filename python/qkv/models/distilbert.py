@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from qkv.checkpoint import Weights
 from qkv.graph import Constant, Graph, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
+from qkv.models.sinusoids import check_table
 
 EPS = 1e-12  # of all its norms
 
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
+
     vocab_size: int
     dim: int
     n_layers: int
@@ -29,6 +33,8 @@ class Config(BaseConfig):
 
     def check(self) -> None:
         self.require_divisible("dim", "n_heads")
+        if self.sinusoidal_pos_embds:
+            check_table(self, "max_position_embeddings", "dim")
 
     @property
     def context_length(self) -> int:

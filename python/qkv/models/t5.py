@@ -4,7 +4,7 @@ Positions are a learned bias of scores for each distance, which all layers share
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
@@ -14,9 +14,19 @@ from qkv.models.common import activation
 from qkv.models.encoder_decoder import embeddings, refuse_heads
 from qkv.models.relative_positions import bucketed_bias
 
+# Of the distances to one side, in all heads: T5 11B, the largest, has 16,384.
+_MOST_BIASES = 2**20
+
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {
+        "hidden_size": "d_model",
+        "head_dim": "d_kv",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+    }
+
     vocab_size: int
     d_model: int
     d_kv: int
@@ -28,6 +38,8 @@ class Config(BaseConfig):
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     feed_forward_proj: str = "relu"
+    dense_act_fn: str | None = None  # what feed_forward_proj says, once more
+    is_gated_act: bool | None = None
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
@@ -37,13 +49,29 @@ class Config(BaseConfig):
 
     def check(self) -> None:
         if not self.is_encoder_decoder:
-            raise UnsupportedArchitecture("t5 without is_encoder_decoder: only both together are supported")
+            raise UnsupportedArchitecture(
+                f"{self.where}: t5 without is_encoder_decoder: only both together are supported"
+            )
         exact = self.relative_attention_num_buckets // 2
         self.require(exact >= 2, f"relative_attention_num_buckets {self.relative_attention_num_buckets} are too few")
         self.require(
             self.relative_attention_max_distance > exact,
             f"relative_attention_max_distance {self.relative_attention_max_distance} is within the first {exact} "
             "buckets, which are for one distance each",
+        )
+        biases = self.num_heads * self.relative_attention_max_distance
+        self.require(
+            biases <= _MOST_BIASES,
+            f"num_heads {self.num_heads} times relative_attention_max_distance {self.relative_attention_max_distance} "
+            f"is more than the {_MOST_BIASES} biases that attention may have",
+        )
+
+        agree = self.dense_act_fn is None or activation(self.dense_act_fn) == self.function
+        agree = agree and self.is_gated_act in (None, self.gated)
+        self.require(
+            agree,
+            f"feed_forward_proj {self.feed_forward_proj!r:.60} is not what dense_act_fn {self.dense_act_fn!r:.60} and "
+            f"is_gated_act {self.is_gated_act} say",
         )
 
     @property
