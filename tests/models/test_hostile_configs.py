@@ -87,3 +87,66 @@ def test_runs_or_says_what_is_wrong(case: str, data: st.DataObject, folders: dic
             open_it(folders[case])
         except qkv.Error as error:
             assert str(error)  # noqa: PT017 (it may also be right)
+
+
+ROTARY = {"rope_parameters": {"rope_type": "bogus"}}
+# Of each family: a case, its keys for the number of heads and for the activation, and other contradictions.
+FAMILIES: dict[str, tuple[str, str, dict[str, dict[str, Any]]]] = {
+    "albert": ("num_attention_heads", "hidden_act", {}),
+    "bart": ("decoder_attention_heads", "activation_function", {}),
+    "bert": ("num_attention_heads", "hidden_act", {}),
+    "bloom": ("n_head", "", {}),
+    "camembert-tokens": ("num_attention_heads", "hidden_act", {}),
+    "distilbert": ("n_heads", "activation", {}),
+    "falcon": ("num_attention_heads", "activation", {"bogus": ROTARY}),
+    "falcon-new": ("num_attention_heads", "activation", {"num_kv_heads 2": {"num_kv_heads": 2}}),
+    "gemma2": ("num_attention_heads", "hidden_activation", {"bogus": ROTARY}),
+    "gemma3_text": (
+        "num_attention_heads", "hidden_activation",
+        {"bogus": {"rope_parameters": {"sliding_attention": {"rope_type": "bogus"}}}},
+    ),
+    "gpt2": ("n_head", "activation_function", {}),
+    "gpt_neo": ("num_heads", "activation_function", {}),
+    "gpt_neox": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "gptj": ("n_head", "activation_function", {}),
+    "llama": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "marian": ("encoder_attention_heads", "activation_function", {}),
+    "mbart": ("encoder_attention_heads", "activation_function", {}),
+    "mistral": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "mixtral": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "phi3": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "qwen2": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "qwen3": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "roberta": ("num_attention_heads", "hidden_act", {}),
+    "starcoder2": ("num_attention_heads", "hidden_act", {"bogus": ROTARY}),
+    "t5": ("", "feed_forward_proj", {}),
+    "xlm-roberta-question": ("num_attention_heads", "hidden_act", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_contradictions_are_refused_by_name_without_weights(case: str, tmp_path: Path) -> None:
+    import transformers
+    from tests.tiny import CASES as ALL
+
+    config = json.loads(getattr(transformers, ALL[case].config)(**ALL[case].options).to_json_string(use_diff=False))
+    config["architectures"] = [ALL[case].model]
+    for derived in ("dense_act_fn", "is_gated_act"):  # of T5's feed_forward_proj
+        config.pop(derived, None)
+    heads, function, contradictions = FAMILIES[case]
+    if heads:
+        divides = rf"is not divisible by {heads} 31|{heads} 31 is not divisible by num_k"
+        contradictions = contradictions | {divides: {heads: 31, "head_dim": None}}
+    if config.get("num_key_value_heads"):
+        contradictions = contradictions | {"num_key_value_heads 31": {"num_key_value_heads": 31}}
+    if function:
+        contradictions = contradictions | {"'mish' is not supported": {function: "mish"}}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    plan(file)
+    for message, changes in contradictions.items():
+        file.write_text(json.dumps(config | changes))
+        with pytest.raises(qkv.Error, match=f"config.json: .*({message})"):
+            plan(file)
+        with pytest.raises(qkv.CheckpointError, match="no weights"):
+            qkv.load(tmp_path)

@@ -187,6 +187,10 @@ def test_context_length(tiny) -> None:
             {"rope_type": "longrope", "short_factor": [0.0] * 64, "long_factor": [1.0] * 64},
             r"short_factor .*; expected a list of 64 positive numbers",
         ),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0] * 64, "long_factor": [1e-300] * 64},
+            r"rope_parameters of type 'longrope' makes frequencies that are not finite",
+        ),
     ],
 )
 def test_refused(parameters: dict, message: str) -> None:

@@ -115,7 +115,14 @@ class Parameters:
             f"rotary positions would turn {dim} of {head_dim} values of a head: it must be an even number",
         )
         self.config.require(dim <= MOST_TURNED, f"rotary positions of heads with {dim} values; at most {MOST_TURNED}")
-        return _KINDS[self.kind](self, dim)
+        with np.errstate(all="ignore"):  # of values that are refused below
+            rope = _KINDS[self.kind](self, dim)
+        frequencies = (*rope.inverse_frequencies, *(rope.beyond.inverse_frequencies if rope.beyond else ()))
+        self.config.require(
+            all(map(math.isfinite, frequencies)),
+            f"{self.key} of type {self.kind!r} makes frequencies that are not finite: its values are too small",
+        )
+        return rope
 
     def number(self, name: str, default: float | None = None, *, least: float | None = None) -> float:
         value = self._value(name, default)
