@@ -117,6 +117,19 @@ def test_classifiers_need_an_end_of_sequence_token(tiny) -> None:
         model.logits([[5, 2]], decoder_ids=[[2, 5]])
 
 
+def test_tokens_that_classifiers_start_and_end_with(tiny, tmp_path) -> None:
+    one = qkv.load(tiny("bart-classifier"))
+    either = qkv.load(edited(tiny("bart-classifier"), tmp_path / "either", eos_token_id=[2, 9]))
+    assert either.logits([[5, 2]])[0].tobytes() == one.logits([[5, 2]])[0].tobytes()
+    assert either.logits([[5, 9]])[0].shape == (5,)
+    for ends in ([], None):
+        with pytest.raises(qkv.Error, match="a sequence has none"):
+            qkv.load(edited(tiny("bart-classifier"), tmp_path / f"{ends}", eos_token_id=ends)).logits([[5, 2]])
+    without = qkv.load(edited(tiny("bart-classifier"), tmp_path / "start", decoder_start_token_id=None))
+    with pytest.raises(qkv.Error, match=r"config\.json: decoder_start_token_id is null"):
+        without.logits([[5, 2]])
+
+
 def test_what_is_said_to_batches_that_do_not_fit(tiny) -> None:
     model = qkv.load(tiny("bart"))
     assert model.logits([], decoder_ids=[]) == model.hidden_states([], decoder_ids=[]) == []
