@@ -109,6 +109,8 @@ BAD = [
     ("layer_norm_eps", math.nan, "a finite number"),
     ("layer_norm_eps", math.inf, "a finite number"),
     ("layer_norm_eps", 10**400, "a finite number"),
+    ("layer_norm_eps", 1e39, "a finite number"),  # infinite in float32
+    ("layer_norm_eps", -1e-12, "a finite number from 0"),
     ("layer_norm_eps", False, "a finite number"),
     ("hidden_act", 1, "a string"),
     ("use_bias", 1, "true or false"),

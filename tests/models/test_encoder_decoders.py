@@ -117,6 +117,19 @@ def test_classifiers_need_an_end_of_sequence_token(tiny) -> None:
         model.logits([[5, 2]], decoder_ids=[[2, 5]])
 
 
+def test_tokens_that_classifiers_start_and_end_with(tiny, tmp_path) -> None:
+    one = qkv.load(tiny("bart-classifier"))
+    either = qkv.load(edited(tiny("bart-classifier"), tmp_path / "either", eos_token_id=[2, 9]))
+    assert either.logits([[5, 2]])[0].tobytes() == one.logits([[5, 2]])[0].tobytes()
+    assert either.logits([[5, 9]])[0].shape == (5,)
+    for ends in ([], None):
+        with pytest.raises(qkv.Error, match="a sequence has none"):
+            qkv.load(edited(tiny("bart-classifier"), tmp_path / f"{ends}", eos_token_id=ends)).logits([[5, 2]])
+    without = qkv.load(edited(tiny("bart-classifier"), tmp_path / "start", decoder_start_token_id=None))
+    with pytest.raises(qkv.Error, match=r"config\.json: decoder_start_token_id is null"):
+        without.logits([[5, 2]])
+
+
 def test_what_is_said_to_batches_that_do_not_fit(tiny) -> None:
     model = qkv.load(tiny("bart"))
     assert model.logits([], decoder_ids=[]) == model.hidden_states([], decoder_ids=[]) == []
@@ -157,9 +170,15 @@ def test_models_of_one_part(tiny_gpt2) -> None:
         ("t5", {"is_encoder_decoder": False}, "without is_encoder_decoder"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "'mish' is not supported"),
         ("t5", {"feed_forward_proj": "glu-gelu"}, "'glu-gelu' is not supported"),
-        ("t5", {"feed_forward_proj": "gated-silu"}, "wi_0"),
+        ("t5", {"feed_forward_proj": "gated-silu", "is_gated_act": True, "dense_act_fn": "silu"}, "wi_0"),
+        ("t5", {"dense_act_fn": "gelu_new"}, "'relu' is not what dense_act_fn 'gelu_new' and is_gated_act False say"),
+        ("t5", {"is_gated_act": True}, "is_gated_act True"),
+        ("t5", {"num_hidden_layers": 1}, "num_hidden_layers 1 and num_layers 2 differ"),
+        ("bart", {"num_attention_heads": 4}, "num_attention_heads 4 and encoder_attention_heads 3 differ"),
         ("t5", {"relative_attention_num_buckets": 3}, "3 are too few"),
         ("t5", {"relative_attention_max_distance": 16}, "16 is within the first 16 buckets"),
+        ("t5", {"relative_attention_max_distance": 2**20}, "num_heads 3 times relative_attention_max_distance 1048576"),
+        ("t5", {"num_heads": 2**20}, "num_heads 1048576 times relative_attention_max_distance 128 is more than"),
         ("t5", {"d_kv": 25}, r"expected shape \[75, 40\]"),
         ("t5", {"num_decoder_layers": 3}, "no tensor 'decoder.block.2"),
         ("bart", {"encoder_attention_heads": 5}, "d_model 48 is not divisible by encoder_attention_heads 5"),
@@ -174,6 +193,11 @@ def test_models_of_one_part(tiny_gpt2) -> None:
         ("mbart", {"normalize_embedding": False}, "normalize_embedding is false"),
         ("marian", {"normalize_embedding": True}, "normalize_embedding is true"),
         ("marian", {"static_position_embeddings": False}, "static_position_embeddings is false"),
+        (
+            "marian",
+            {"max_position_embeddings": 2**24},
+            "max_position_embeddings 16777216 times d_model 48 is more than",
+        ),
         ("marian", {"decoder_vocab_size": 90}, "decoder_vocab_size 90"),
         ("marian", {"bad_words_ids": [5]}, "bad_words_ids"),
     ],

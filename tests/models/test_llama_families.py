@@ -120,6 +120,7 @@ def test_gemma3_text_config_may_leave_out_what_is_usual(tmp_path) -> None:
         ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}, "hidden_size 48 is not div"),
         ("llama", {"rope_parameters": {"rope_type": "mrope"}}, "'mrope'; supported are: default"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+        ("mistral", {"num_hidden_layers": 2**24}, "num_hidden_layers is 16777216; expected at most 65536"),
         ("mistral", {"layer_types": ["full_attention"]}, "layer_types has 1 entries for num_hidden_layers 2"),
         ("mistral", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_attention'"),
         (

@@ -51,6 +51,7 @@ def test_auto_looks_at_experts_in_one_tensor(fused, tmp_path) -> None:
     ("changes", "message"),
     [
         ({"num_experts_per_tok": 6}, "num_experts_per_tok is 6 of 5 num_local_experts"),
+        ({"num_experts": 6}, "num_experts 6 and num_local_experts 5 differ"),
         ({"num_experts_per_tok": 0}, "num_experts_per_tok is 0"),
         ({"num_local_experts": 6}, r"gate.weight.*expected shape \[6, 48\].*found \[5, 48\]"),
         ({"intermediate_size": 43}, r"expected shape \[(5, 86|43), 48\]"),

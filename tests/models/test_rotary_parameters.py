@@ -4,6 +4,7 @@ lengths that decide, and values that are refused."""
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -165,6 +166,11 @@ def test_context_length(tiny) -> None:
             r"original_max_position_embeddings of rope_parameters is 1\.5; expected an integer from 2",
         ),
         ({"rope_type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 2}, r"beta_slow 2 must be .* beta_fast 1"),
+        ({"rope_type": "yarn", "factor": 4.0, "beta_slow": 1e-307}, r"beta_slow 1e-307 must be .* beta_fast 32"),
+        (
+            {"rope_type": "yarn", "factor": math.e, "mscale": 1.0, "mscale_all_dim": -10.0},
+            r"mscale_all_dim .* is -10\.0; expected a number of at least 0",
+        ),
         ({"rope_type": "yarn", "factor": 4.0, "truncate": "no"}, r"truncate .* is 'no'; expected true or false"),
         ({"rope_type": "yarn", "factor": 4.0, "attention_factor": -1}, r"attention_factor .* is -1; expected a number"),
         (
@@ -181,6 +187,10 @@ def test_context_length(tiny) -> None:
             {"rope_type": "longrope", "short_factor": [0.0] * 64, "long_factor": [1.0] * 64},
             r"short_factor .*; expected a list of 64 positive numbers",
         ),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0] * 64, "long_factor": [1e-300] * 64},
+            r"rope_parameters of type 'longrope' makes frequencies that are not finite",
+        ),
     ],
 )
 def test_refused(parameters: dict, message: str) -> None:
@@ -193,6 +203,8 @@ def test_refused(parameters: dict, message: str) -> None:
 def test_refused_with_the_heads() -> None:
     with pytest.raises(qkv.Error, match="would turn 7 of 7 values of a head: it must be an even number"):
         Config.from_dict(LLAMA).rope(7)
+    with pytest.raises(qkv.Error, match="heads with 16777216 values; at most 65536"):
+        Config.from_dict(LLAMA).rope(2**24)
     with pytest.raises(qkv.Error, match="more than one pair"):
         Config.from_dict(LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}).rope(2)
     with pytest.raises(qkv.Error, match="would turn 9 of 12 values"):

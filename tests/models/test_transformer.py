@@ -129,6 +129,8 @@ def test_packed(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"nhead": 5}, "d_model 48 is not divisible by nhead 5"),
+        ({"max_positions": 2**24}, "max_positions 16777216 times d_model 48 is more than"),
+        ({"position_offset": 2**24}, "position_offset 16777216 times d_model 48 is more than"),
         ({"sinusoids": "learned"}, "sinusoids 'learned': interleaved or concatenated"),
         ({"activation": "mish"}, "'mish' is not supported"),
         ({"share_embeddings": True, "target_vocab_size": 67}, "target_vocab_size 67"),

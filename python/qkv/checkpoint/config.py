@@ -16,6 +16,8 @@ C = TypeVar("C", bound="Config")
 
 # Far above any real vocabulary, context or width (2**24 is 16.7 million), and a product of two fits an int64.
 LIMIT = 2**24
+# Beyond it a float is infinite once it is rounded to float32, which is what models compute in.
+_LARGEST = 3.4028234663852886e38
 
 _BAD: Any = object()
 
@@ -34,7 +36,8 @@ class Config:
 
     Fields may be int, float, bool, str, dict (nested, unchecked), list[...] of these, and unions of them. A
     field with a default is optional, and JSON null means the default where the type does not allow None. Integers
-    must be 1 … 2**24, or from 0 when they are listed in `ZERO_OK`, named ``*_token_id``, or in a list.
+    must be 1 … 2**24, or from 0 when they are listed in `ZERO_OK`, named ``*_token_id``, or in a list. Floats must be
+    finite in float32, and not below 0 when they are named ``*_eps`` or ``*_epsilon``.
 
     Attributes:
         ALIASES: other spellings of a key, and the field that they mean.
@@ -96,7 +99,7 @@ def _value(raw: Mapping[str, Any], f: Field[Any], hint: Any, zero_ok: Set[str], 
     if optional and raw.get(f.name) is None:
         null = f.name in raw and type(None) in get_args(hint)  # sliding_window: null is no window, absent is 4096
         return None if null else MISSING
-    least = 0 if f.name in zero_ok or f.name.endswith("_token_id") else 1
+    least = _least(f.name, hint, zero_ok)
     if f.name not in raw:
         raise CheckpointError(f"{where}: the key {f.name!r} is missing; expected {_describe(hint, least)}")
     value = _parse(raw[f.name], hint, least)
@@ -106,7 +109,13 @@ def _value(raw: Mapping[str, Any], f: Field[Any], hint: Any, zero_ok: Set[str], 
     return value
 
 
-def _parse(value: Any, hint: Any, least: int) -> Any:
+def _least(name: str, hint: Any, zero_ok: Set[str]) -> float:
+    if float in (hint, *get_args(hint)):
+        return 0 if name.endswith(("_eps", "_epsilon")) else -math.inf
+    return 0 if name in zero_ok or name.endswith("_token_id") else 1
+
+
+def _parse(value: Any, hint: Any, least: float) -> Any:
     """`value` as the type `hint` asks, or _BAD."""
     origin = get_origin(hint) or hint
     if origin is Any:
@@ -119,20 +128,14 @@ def _parse(value: Any, hint: Any, least: int) -> Any:
     if origin is int:  # bool is an int for Python
         return value if type(value) is int and least <= value <= LIMIT else _BAD
     if origin is float:
-        return _finite(value) if type(value) in (int, float) else _BAD
+        good = type(value) in (int, float) and abs(value) <= _LARGEST and value >= least  # NaN is neither
+        return float(value) if good else _BAD
     if origin in _NAMES:
         return value if isinstance(value, origin) else _BAD
     raise TypeError(f"a Config field cannot have the type {hint}")
 
 
-def _finite(value: int | float) -> Any:
-    try:
-        return float(value) if math.isfinite(value) else _BAD
-    except OverflowError:  # an integer beyond the range of float
-        return _BAD
-
-
-def _describe(hint: Any, least: int) -> str:
+def _describe(hint: Any, least: float) -> str:
     origin = get_origin(hint) or hint
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(arm, least) for arm in get_args(hint))
@@ -140,4 +143,6 @@ def _describe(hint: Any, least: int) -> str:
         return f"a list, each {_describe(get_args(hint)[0], 0)}"
     if origin is int:
         return f"an integer from {least} to {LIMIT}"
+    if origin is float and least == 0:
+        return "a finite number from 0"
     return _NAMES.get(origin, "a value")

@@ -12,6 +12,9 @@ from qkv.graph import Graph, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
 
+# Far above the 12 of published models. Layers share tensors, so none would be missing for any number of layers.
+_MOST_LAYERS = 1024
+
 
 @dataclass
 class Config(BaseConfig):
@@ -35,6 +38,12 @@ class Config(BaseConfig):
         self.require(
             self.num_hidden_groups <= self.num_hidden_layers,
             f"num_hidden_groups {self.num_hidden_groups} is more than num_hidden_layers {self.num_hidden_layers}",
+        )
+        layers = self.num_hidden_layers * self.inner_group_num
+        self.require(
+            layers <= _MOST_LAYERS,
+            f"num_hidden_layers {self.num_hidden_layers} times inner_group_num {self.inner_group_num} is more than "
+            f"the {_MOST_LAYERS} layers that a model may have",
         )
         if self.position_embedding_type != "absolute":
             raise UnsupportedArchitecture(

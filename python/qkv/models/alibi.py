@@ -3,6 +3,16 @@ lowered in proportion to the distance of its key."""
 
 from __future__ import annotations
 
+from qkv.checkpoint import Config
+
+_MOST_HEADS = 2**16
+
+
+def check_heads(config: Config, name: str) -> None:
+    """Raise CheckpointError where field `name` is a number of heads that no list of slopes is made for."""
+    heads = getattr(config, name)
+    config.require(heads <= _MOST_HEADS, f"{name} is {heads}; with ALiBi at most {_MOST_HEADS}")
+
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
     """Penalty for a distance of one, in each head.

@@ -38,9 +38,11 @@ class Config(FairseqConfig):
         last end-of-sequence token.
 
         Raises:
-            qkv.Error: there is no such token.
+            qkv.Error: there is no such token, or no start token.
         """
-        ends = np.flatnonzero(ids == self.eos_token_id)
+        if self.decoder_start_token_id is None:
+            raise Error(f"{self.where}: decoder_start_token_id is null; a classifier's decoder starts with that token")
+        ends = np.flatnonzero(np.isin(ids, [] if self.eos_token_id is None else self.eos_token_id))
         if not ends.size:
             raise Error(f"this model classifies the end-of-sequence token {self.eos_token_id}; a sequence has none")
         return np.concatenate([[self.decoder_start_token_id], ids[: ends[-1]]]).astype(np.int32)

@@ -11,7 +11,7 @@ from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
 from qkv.models import heads
-from qkv.models.alibi import alibi_slopes
+from qkv.models.alibi import alibi_slopes, check_heads
 
 
 @dataclass
@@ -32,8 +32,11 @@ class Config(BaseConfig):
 
     def check(self) -> None:
         self.require_divisible("hidden_size", "n_head")
+        check_heads(self, "n_head")
         if self.slow_but_exact and self.pretraining_tp > 1:
-            raise UnsupportedArchitecture("bloom with slow_but_exact: it leaves out two biases of each layer")
+            raise UnsupportedArchitecture(
+                f"{self.where}: bloom with slow_but_exact: it leaves out two biases of each layer"
+            )
 
     @property
     def context_length(self) -> None:

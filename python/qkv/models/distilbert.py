@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Constant, Graph, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
-from qkv.models.sinusoids import sinusoids
+from qkv.models.sinusoids import check_table, sinusoids
 
 EPS = 1e-12  # of all its norms
 
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
+
     vocab_size: int
     dim: int
     n_layers: int
@@ -28,6 +31,8 @@ class Config(BaseConfig):
 
     def check(self) -> None:
         self.require_divisible("dim", "n_heads")
+        if self.sinusoidal_pos_embds:
+            check_table(self, "max_position_embeddings", "dim")
 
     @property
     def context_length(self) -> int:

@@ -4,6 +4,7 @@ them. Their config, and the layers between the norms."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
@@ -18,6 +19,8 @@ EPS = 1e-5
 
 @dataclass
 class FairseqConfig(BaseConfig):
+    ALIASES: ClassVar = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
     vocab_size: int
     d_model: int
     encoder_layers: int

@@ -15,7 +15,7 @@ from typing import ClassVar
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Tensor
 from qkv.models import heads
-from qkv.models.alibi import alibi_slopes
+from qkv.models.alibi import alibi_slopes, check_heads
 from qkv.models.common import activation
 from qkv.models.rope import RotaryPositions
 
@@ -52,6 +52,8 @@ class Config(RotaryPositions):
     def check(self) -> None:
         super().check()
         self.require_divisible("hidden_size", "num_attention_heads")
+        if self.alibi:
+            check_heads(self, "num_attention_heads")
         if self.new_decoder_architecture is None:
             self.new_decoder_architecture = self.model_type == "RefinedWeb"  # 40B, before there was this key
         new, norms = self.new_decoder_architecture, self.num_ln_in_parallel_attn

@@ -6,6 +6,7 @@ scale scores by their layer (Mistral's GPT-2)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
@@ -17,6 +18,13 @@ from qkv.models.common import activation
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+    }
+
     vocab_size: int
     n_embd: int
     n_layer: int
@@ -36,7 +44,7 @@ class Config(BaseConfig):
         self.require_divisible("n_embd", "n_head")
         if self.add_cross_attention:
             raise UnsupportedArchitecture(
-                "gpt2 with add_cross_attention: it reads from an encoder that it does not hold"
+                f"{self.where}: gpt2 with add_cross_attention: it reads from an encoder that it does not hold"
             )
 
     @property

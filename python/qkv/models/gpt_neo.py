@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
@@ -17,6 +17,8 @@ from qkv.models.common import activation
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+
     vocab_size: int
     hidden_size: int
     num_layers: int
@@ -43,7 +45,9 @@ class Config(BaseConfig):
         self.require(found == self.num_layers, f"attention types for {found} layers, but num_layers {self.num_layers}")
         for kind in self.attention_layers:
             if kind not in ("global", "local"):
-                raise UnsupportedArchitecture(f"gpt_neo with attention of type {kind!r}: only 'global' and 'local'")
+                raise UnsupportedArchitecture(
+                    f"{self.where}: gpt_neo with attention of type {kind!r:.60}: only 'global' and 'local'"
+                )
 
     def _expanded(self, attention_types: list[Any]) -> list[str]:
         """Type of each layer, and of at most one too many: a count may be anything."""

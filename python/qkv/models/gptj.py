@@ -4,16 +4,25 @@ neighbouring pairs in the first `rotary_dim` values of each head."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Rope, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
+from qkv.models.rope import MOST_TURNED
 
 
 @dataclass
 class Config(BaseConfig):
+    ALIASES: ClassVar = {
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+        "max_position_embeddings": "n_positions",
+    }
+
     vocab_size: int
     n_embd: int
     n_layer: int
@@ -31,6 +40,7 @@ class Config(BaseConfig):
         self.require_divisible("n_embd", "n_head")
         fits = self.rotary_dim % 2 == 0 and self.rotary_dim <= self.head_dim
         self.require(fits, f"rotary_dim {self.rotary_dim} is not an even number of a head's {self.head_dim} values")
+        self.require(self.rotary_dim <= MOST_TURNED, f"rotary_dim is {self.rotary_dim}; expected at most {MOST_TURNED}")
 
     @property
     def head_dim(self) -> int:

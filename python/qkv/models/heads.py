@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Param, TensorSource, Weights
-from qkv.errors import CheckpointError
+from qkv.errors import CheckpointError, UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
 
 Kind = Literal["language model", "sequences", "tokens", "question"]
@@ -42,6 +42,7 @@ class Head(BaseConfig):
     architectures: list[str] | None = None
     id2label: dict[str, Any] | None = None
     num_labels: int = 2
+    is_causal: bool = True
 
     @staticmethod
     def of(checkpoint: TensorSource) -> Head:
@@ -59,6 +60,8 @@ class Head(BaseConfig):
         if self.kind not in ("sequences", "tokens"):
             return []
         if self.id2label is None:
+            most = 2**16
+            self.require(self.num_labels <= most, f"num_labels is {self.num_labels} without id2label; at most {most}")
             return [f"LABEL_{i}" for i in range(self.num_labels)]
         numbers = [str(i) for i in range(len(self.id2label))]
         self.require(
@@ -125,6 +128,8 @@ def decoder(
     bias: scope of its bias, if it has one.
     soft_cap: of its scores."""
     head = Head.of(root.checkpoint)
+    if not head.is_causal:  # some models of embeddings
+        raise UnsupportedArchitecture(f"{head.where}: is_causal is false: attention to later tokens is not supported")
     if is_language_model(root, lm):
         logits = g.logits(x, lm, vocab_size, bias=bias.param("bias", (vocab_size,)) if bias else None)
         g.output("logits", g.soft_cap(logits, soft_cap) if soft_cap else logits)

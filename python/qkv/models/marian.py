@@ -12,7 +12,7 @@ from qkv.graph import Graph, Tensor
 from qkv.models.bart import decoder, encoder
 from qkv.models.encoder_decoder import embeddings
 from qkv.models.fairseq import FairseqConfig, language_model_head
-from qkv.models.sinusoids import sinusoids
+from qkv.models.sinusoids import check_table, sinusoids
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Config(FairseqConfig):
 
     def check(self) -> None:
         super().check()
+        check_table(self, "max_position_embeddings", "d_model")
         self.refuse_flags(
             normalize_before=self.normalize_before,
             normalize_embedding=self.normalize_embedding,

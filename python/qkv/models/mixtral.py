@@ -4,6 +4,7 @@ likeliest few."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Tensor
@@ -15,6 +16,8 @@ from qkv.models.rope import RotaryPositions
 
 @dataclass(kw_only=True)
 class Config(GroupedHeads, RotaryPositions):
+    ALIASES: ClassVar = {"num_experts": "num_local_experts"}
+
     vocab_size: int
     intermediate_size: int
     num_hidden_layers: int

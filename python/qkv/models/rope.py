@@ -17,6 +17,8 @@ from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Beyond, Rope
 
 _LARGEST = float(np.finfo(np.float32).max)
+# Far above the 576 of the widest heads; a table of frequencies is made for as many.
+MOST_TURNED = 2**16
 
 
 @dataclass(kw_only=True)
@@ -112,7 +114,15 @@ class Parameters:
             dim > 0 and dim % 2 == 0,
             f"rotary positions would turn {dim} of {head_dim} values of a head: it must be an even number",
         )
-        return _KINDS[self.kind](self, dim)
+        self.config.require(dim <= MOST_TURNED, f"rotary positions of heads with {dim} values; at most {MOST_TURNED}")
+        with np.errstate(all="ignore"):  # of values that are refused below
+            rope = _KINDS[self.kind](self, dim)
+        frequencies = (*rope.inverse_frequencies, *(rope.beyond.inverse_frequencies if rope.beyond else ()))
+        self.config.require(
+            all(map(math.isfinite, frequencies)),
+            f"{self.key} of type {self.kind!r} makes frequencies that are not finite: its values are too small",
+        )
+        return rope
 
     def number(self, name: str, default: float | None = None, *, least: float | None = None) -> float:
         value = self._value(name, default)
@@ -120,8 +130,8 @@ class Parameters:
         self._require(name, value, _is_number(value) and (least is None or value >= least), expected)
         return float(value)
 
-    def optional(self, name: str) -> float | None:
-        return None if self.values.get(name) is None else self.number(name)
+    def optional(self, name: str, *, least: float) -> float | None:
+        return None if self.values.get(name) is None else self.number(name, least=least)
 
     def numbers(self, name: str, count: int) -> NDArray[np.float32]:
         """A list of positive ones."""
@@ -195,7 +205,9 @@ def _yarn(p: Parameters, dim: int) -> Rope:
     slowed down by the factor, with a ramp between; and attention is sharpened."""
     length, factor = p.original_length, p.stretch
     fast, slow = p.number("beta_fast", 32.0), p.number("beta_slow", 1.0)
-    p.config.require(fast >= slow > 0, f"{p.key}: beta_slow {slow:g} must be above 0 and at most beta_fast {fast:g}")
+    p.config.require(
+        fast >= slow >= 1e-30, f"{p.key}: beta_slow {slow:g} must be above 0 and at most beta_fast {fast:g}"
+    )
 
     def pair_that_turns(times: float) -> float:
         return dim * math.log(length / (times * 2 * math.pi)) / (2 * math.log(p.theta))
@@ -216,9 +228,9 @@ def _yarn_scale(p: Parameters, factor: float) -> float:
     def sharpening(times: float = 1.0) -> float:
         return 1.0 if factor <= 1 else 0.1 * times * math.log(factor) + 1.0
 
-    given, mscale, all_dims = (p.optional(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
+    given, mscale, all_dims = (p.optional(name, least=0.0) for name in ("attention_factor", "mscale", "mscale_all_dim"))
     if given is not None:
-        return p.number("attention_factor", least=0.0)
+        return given
     return sharpening(mscale) / sharpening(all_dims) if mscale and all_dims else sharpening()
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from qkv.checkpoint import Config
 from qkv.graph import Constant
+
+# Values of a table, which is computed and held in memory: 256 MB, 65,536 positions of 1024 values.
+_MOST_VALUES = 2**26
+
+
+def check_table(config: Config, rows: str, width: str) -> None:
+    """Raise CheckpointError where a table for as many rows and columns as these fields say would fill the memory."""
+    positions, values = getattr(config, rows), getattr(config, width)
+    config.require(
+        positions * values <= _MOST_VALUES,
+        f"{rows} {positions} times {width} {values} is more than the {_MOST_VALUES} that computed positions may have",
+    )
 
 
 def sinusoids(rows: int, width: int, *, interleaved: bool) -> Constant:

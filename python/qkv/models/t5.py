@@ -3,68 +3,16 @@ Positions are a learned bias of scores for each distance, which all layers share
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
-from qkv.models.common import activation
 from qkv.models.encoder_decoder import embeddings, refuse_heads
 from qkv.models.relative_positions import bucketed_bias
+from qkv.models.t5_config import Config
 
-
-@dataclass
-class Config(BaseConfig):
-    vocab_size: int
-    d_model: int
-    d_kv: int
-    d_ff: int
-    num_layers: int
-    num_heads: int
-    num_decoder_layers: int | None = None
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    feed_forward_proj: str = "relu"
-    is_encoder_decoder: bool = True
-    tie_word_embeddings: bool = True
-    scale_decoder_outputs: bool | None = None
-    decoder_start_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = 1
-
-    def check(self) -> None:
-        if not self.is_encoder_decoder:
-            raise UnsupportedArchitecture("t5 without is_encoder_decoder: only both together are supported")
-        exact = self.relative_attention_num_buckets // 2
-        self.require(exact >= 2, f"relative_attention_num_buckets {self.relative_attention_num_buckets} are too few")
-        self.require(
-            self.relative_attention_max_distance > exact,
-            f"relative_attention_max_distance {self.relative_attention_max_distance} is within the first {exact} "
-            "buckets, which are for one distance each",
-        )
-
-    @property
-    def context_length(self) -> None:
-        """Positions have no end: far distances share a bucket."""
-
-    @property
-    def gated(self) -> bool:
-        return self.feed_forward_proj.startswith("gated-")
-
-    @property
-    def function(self) -> str:
-        """The kernel's name; gated-gelu means the tanh approximation."""
-        name = self.feed_forward_proj.removeprefix("gated-")
-        return activation("gelu_new" if self.gated and name == "gelu" else name)
-
-    @property
-    def scales_output(self) -> bool:
-        """Where the output layer is the table of embeddings. transformers 5 writes scale_decoder_outputs, and calls
-        version 1.1 tied, which has an output layer of its own."""
-        return self.tie_word_embeddings if self.scale_decoder_outputs is None else self.scale_decoder_outputs
+__all__ = ["Config", "build"]
 
 
 def build(g: Graph, c: Config, w: Weights) -> Tensor:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.errors import UnsupportedArchitecture
+from qkv.models.sinusoids import check_table
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Config(BaseConfig):
 
     def check(self) -> None:
         self.require_divisible("d_model", "nhead")
+        check_table(self, "max_positions", "d_model")
+        check_table(self, "position_offset", "d_model")
         self.target_vocab_size = self.target_vocab_size or self.vocab_size
         self.require(
             not self.share_embeddings or self.target_vocab_size == self.vocab_size,

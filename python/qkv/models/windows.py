@@ -10,6 +10,8 @@ from qkv.checkpoint import Config
 from qkv.errors import UnsupportedArchitecture
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+# Far above the some hundred of the deepest models; the type of each layer is listed before its tensors are looked for.
+_MOST_LAYERS = 2**16
 
 
 @dataclass(kw_only=True)
@@ -23,6 +25,8 @@ class LayerWindows(Config):
 
     def check(self) -> None:
         super().check()
+        layers = self.num_hidden_layers
+        self.require(layers <= _MOST_LAYERS, f"num_hidden_layers is {layers}; expected at most {_MOST_LAYERS}")
         types = self.types_of_layers
         self.require(
             len(types) == self.num_hidden_layers,
