@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
-from qkv.graph import Constant, Graph, Tensor
+from qkv.graph import Graph, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
-from qkv.models.sinusoids import check_table
+from qkv.models.sinusoids import check_table, sinusoids
 
 EPS = 1e-12  # of all its norms
 
@@ -44,12 +42,13 @@ class Config(BaseConfig):
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("distilbert.", "")
     e = w["embeddings"]
+    rows = c.max_position_embeddings
     computed = c.sinusoidal_pos_embds and "position_embeddings" not in e  # most checkpoints hold the computed table
     x = g.embed(
         e["word_embeddings"],
         vocab_size=c.vocab_size,
         hidden_size=c.dim,
-        positions=_sinusoids(c) if computed else (e["position_embeddings"], c.max_position_embeddings),
+        positions=sinusoids(rows, c.dim, interleaved=True) if computed else (e["position_embeddings"], rows),
     )
     x = g.hidden(g.layer_norm(x, e["LayerNorm"], eps=EPS))
 
@@ -76,11 +75,3 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
             g, root, x, lambda: heads.summary(g, x, root["pre_classifier"], "relu"), classifier=root["classifier"]
         )
     return x
-
-
-def _sinusoids(c: Config) -> Constant:
-    """Sines in even columns, cosines in odd ones (Vaswani et al. 2017)."""
-    frequencies = 10000.0 ** (-2 * (np.arange(c.dim) // 2) / c.dim)
-    angles = np.arange(c.max_position_embeddings)[:, None] * frequencies
-    angles[:, 1::2] += np.pi / 2
-    return Constant(f"sinusoids({c.max_position_embeddings}, {c.dim})", np.sin(angles).astype(np.float32))
