@@ -150,6 +150,7 @@ def test_tensors_of_published_checkpoints(tiny, tmp_path) -> None:
             "gptj", {"n_embd": 2**20, "n_head": 1, "rotary_dim": 2**20}, qkv.CheckpointError,
             "rotary_dim is 1048576; expected at most 65536",
         ),
+        ("gpt_neox", {"head_dim": 8}, qkv.CheckpointError, "head_dim is 8; expected .* which is 24"),
         ("gpt_neox", {"rope_parameters": {"rope_type": "mrope"}}, qkv.UnsupportedArchitecture, "'mrope'"),
         ("gpt_neox", {"rope_scaling": {"type": "linear", "factor": "2"}}, qkv.CheckpointError, "factor"),
         ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 1.5}}, qkv.CheckpointError, r"1\.5; expected"),

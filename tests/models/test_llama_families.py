@@ -137,6 +137,7 @@ def test_gemma3_text_config_may_leave_out_what_is_usual(tmp_path) -> None:
         ("gemma2", {"attn_logit_softcapping": 0}, r"attn_logit_softcapping is 0\.0; expected a number above 0"),
         ("gemma2", {"query_pre_attn_scalar": -1}, r"query_pre_attn_scalar is -1\.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is not supported"),
+        ("gemma3_text", {"original_max_position_embeddings": 99}, "original_max_position_embeddings is not supported"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not supported"),
         ("gemma3_text", {"final_logit_softcapping": -2}, r"final_logit_softcapping is -2\.0"),
         ("gemma3_text", {"rope_parameters": {"rope_theta": 1e4}}, "expected an object each for 'full_attention'"),

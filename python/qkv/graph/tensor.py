@@ -4,6 +4,7 @@ Ops are plain descriptions: `build` makes them, `fuse` rewrites them, `lower` tu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,17 +21,15 @@ DType = Literal["float32", "bfloat16", "int8"]  # of a buffer
 
 @dataclass(frozen=True)
 class Constant:
-    """A table that is computed, and in no checkpoint. `name` says what is in it: equal names, equal values."""
+    """A table that is in no checkpoint: it is computed when it is read, which a plan never does. `name` says what is in
+    it: equal names, equal values."""
 
     name: str
-    values: NDArray[np.float32] = field(compare=False, repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
+    shape: tuple[int, int]
+    compute: Callable[[], NDArray[np.float32]] = field(compare=False, repr=False)
 
     def read(self) -> NDArray[np.float32]:
-        return self.values
+        return self.compute()
 
     def release(self) -> None:
         """Nothing is mapped."""

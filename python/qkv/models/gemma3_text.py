@@ -46,7 +46,8 @@ class Config(GroupedHeads, LayerWindows, RotaryPositions):
         for name in ("query_pre_attn_scalar", "final_logit_softcapping"):
             value = getattr(self, name)
             self.require(value is None or value > 0, f"{name} is {value}; expected a number above 0")
-        for name in ("attn_logit_softcapping", "use_bidirectional_attention"):
+        # each kind of layer has an original_max_position_embeddings of its own, in rope_parameters
+        for name in ("attn_logit_softcapping", "use_bidirectional_attention", "original_max_position_embeddings"):
             if getattr(self, name):
                 raise UnsupportedArchitecture(f"{self.where}: {name} is not supported for gemma3_text")
 

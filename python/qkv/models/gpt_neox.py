@@ -23,6 +23,7 @@ class Config(RotaryPositions):
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
+    head_dim: int = 0
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     partial_rotary_factor: float = 0.25
@@ -35,10 +36,12 @@ class Config(RotaryPositions):
     def check(self) -> None:
         super().check()
         self.require_divisible("hidden_size", "num_attention_heads")
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+        split = self.hidden_size // self.num_attention_heads
+        self.require(
+            self.head_dim in (0, split),
+            f"head_dim is {self.head_dim}; expected hidden_size / num_attention_heads, which is {split}",
+        )
+        self.head_dim = split
 
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:

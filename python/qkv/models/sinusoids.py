@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+from numpy.typing import NDArray
 
 from qkv.checkpoint import Config
 from qkv.graph import Constant
 
-# Values of a table, which is computed and held in memory: 256 MB, 65,536 positions of 1024 values.
-_MOST_VALUES = 2**26
+# Values of a table, which is computed and held in memory: 64 MB, 16,384 positions of 1024 values.
+_MOST_VALUES = 2**24
 
 
 def check_table(config: Config, rows: str, width: str) -> None:
@@ -23,6 +26,11 @@ def check_table(config: Config, rows: str, width: str) -> None:
 def sinusoids(rows: int, width: int, *, interleaved: bool) -> Constant:
     """[rows, width]: sin and cos of position * 10000^(-2i / width), for each i side by side as in the paper if
     `interleaved`; otherwise all sines come first, as in tensor2tensor, and so in Marian."""
+    name = f"sinusoids {rows} x {width}{' interleaved' if interleaved else ''}"
+    return Constant(name, (rows, width), partial(_table, rows, width, interleaved))
+
+
+def _table(rows: int, width: int, interleaved: bool) -> NDArray[np.float32]:
     frequencies = np.power(10000.0, -2.0 * np.arange((width + 1) // 2) / width)
     angles = np.arange(rows)[:, None] * frequencies
     sines, cosines = np.sin(angles), np.cos(angles)[:, : width // 2]
@@ -31,4 +39,4 @@ def sinusoids(rows: int, width: int, *, interleaved: bool) -> Constant:
         table[:, 0::2], table[:, 1::2] = sines, cosines
     else:
         table[:] = np.concatenate([sines, cosines], axis=1)
-    return Constant(f"sinusoids {rows} x {width}{' interleaved' if interleaved else ''}", table)
+    return table
