@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
-from qkv.graph import Graph, Tensor
+from qkv.graph import Constant, Graph, Tensor
 from qkv.models import heads
 from qkv.models.common import activation
 from qkv.models.sinusoids import check_table, sinusoids
