@@ -126,14 +126,11 @@ def test_a_copy_of_a_tied_matrix(altered: Callable[..., Path], tiny) -> None:  #
     qkv.load(altered("gpt2", {"lm_head.weight": table}, tie_word_embeddings=None))
 
 
-def test_another_matrix_that_the_config_ties(altered: Callable[..., Path]) -> None:
-    """transformers puts the embeddings in its place."""
-    qkv.load(altered("gpt2", {"lm_head.weight": rows(103, 48)}, tie_word_embeddings=True))
-
-
-def test_another_matrix_that_nothing_ties(altered: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("tied", [True, None])
+def test_another_matrix_than_the_tied_one(tied: bool | None, altered: Callable[..., Path]) -> None:
+    """The config says, or by default, that the embeddings are the output layer; the file holds another one."""
     with pytest.warns(qkv.UnusedWeights, match=r"1 of .*: lm_head\.weight"):
-        qkv.load(altered("gpt2", {"lm_head.weight": rows(103, 48)}, tie_word_embeddings=None))
+        qkv.load(altered("gpt2", {"lm_head.weight": rows(103, 48)}, tie_word_embeddings=tied))
 
 
 @pytest.mark.parametrize(

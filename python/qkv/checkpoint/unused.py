@@ -54,7 +54,7 @@ def _is_buffer(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether it is tied to a tensor of the same shape that is used: by the config, or because they are the same."""
+    """Whether it says again what a tensor of the same shape says that is used: an output layer that is tied."""
     for end, other in _SUPERSEDED:
         if name.endswith(end) and name.removesuffix(end) + other in checkpoint.used:
             return True
@@ -68,8 +68,6 @@ def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
     ]
     if not twins:
         return False
-    if len(info.shape) == 2 and checkpoint.config.get("tie_word_embeddings") is True:
-        return True
     values = checkpoint.raw(name)
     same = any(np.array_equal(values, checkpoint.raw(twin)) for twin in twins)
     checkpoint.release(name)
