@@ -16,10 +16,10 @@ from qkv.source import Source
 
 CASES = ("bert", "gpt2", "llama", "llama-head-dim")
 # schemes of attention and positions that single families have: on the machine's own instruction set only
-UNCACHED = ("roberta-sequences", "albert", "distilbert", "t5", "marian")
+UNCACHED = ("roberta-sequences", "albert", "distilbert", "t5", "marian", "bart", "mbart")
 DECODERS = (
     "bloom", "falcon", "gpt_neo", "gpt_neox", "gptj", "mistral", "mixtral", "gemma2", "gemma3_text",
-    "phi3-longrope-options", "qwen2", "qwen3",
+    "phi3-longrope-options", "qwen2", "qwen3", "starcoder2",
 )  # fmt: skip
 # (of weights, of keys and values)
 DTYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "int8"), ("int4", "bfloat16"))
