@@ -184,6 +184,7 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
         graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)
     return Model(
+        model_type=str(checkpoint.config["model_type"]),
         config=config,
         lowered=lowered,
         tokenizer=load_tokenizer(checkpoint),

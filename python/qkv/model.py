@@ -31,6 +31,7 @@ class Model(Runner):
     """A model ready to run. Made by `qkv.load`; safe to use from several Python threads.
 
     Attributes:
+        model_type: which architecture it is, e.g. "bert".
         config: the checkpoint's configuration, in its own spelling.
         tokenizer: a `tokenizers.Tokenizer`, or None when the checkpoint has none.
         labels: names of the classes that a classifier's logits are for; empty for other models.
@@ -42,6 +43,7 @@ class Model(Runner):
     def __init__(
         self,
         *,
+        model_type: str,
         config: Config,
         lowered: Lowered,
         tokenizer: Tokenizer | None,
@@ -52,9 +54,9 @@ class Model(Runner):
         nbytes: int,
         num_threads: int,
     ) -> None:
-        kind = type(config).__module__.rpartition(".")[2]
-        self._name = f"<qkv.Model {kind} {dtype} {nbytes / 1e6:.1f} MB>"
+        self._name = f"<qkv.Model {model_type} {dtype} {nbytes / 1e6:.1f} MB>"
         super().__init__(self._name, lowered, num_threads, config.context_length)  # type: ignore[attr-defined]
+        self.model_type = model_type
         self.config = config
         self.tokenizer = tokenizer
         self.sentence_modules = sentence_modules

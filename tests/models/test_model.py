@@ -149,6 +149,13 @@ def test_program_prints_its_steps(tiny_llama) -> None:
     assert steps[-2].endswith("-> logits")
 
 
+@pytest.mark.parametrize("case", ["bert", "t5", "falcon"])
+def test_how_a_model_prints(case: str, tiny) -> None:
+    model = qkv.load(tiny(case), dtype="int8")
+    assert model.model_type == case
+    assert repr(model) == f"<qkv.Model {case} int8 {model.nbytes / 1e6:.1f} MB>"
+
+
 def test_profile_is_printed(tiny_bert) -> None:
     code = f"import qkv; qkv.load({str(tiny_bert)!r}).hidden_states([[1, 2, 3]])"
     environment = os.environ | {"QKV_PROFILE": "1"}
