@@ -35,11 +35,10 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
   const int64_t n = logits.shape(1);
   const float* x = logits.data();
   const py::gil_scoped_release release;
-  std::vector<SamplingWorkspace> workspaces(static_cast<size_t>(std::max(1, threads)));
   const double work = 20 * static_cast<double>(logits.size());
-  parallel_for(logits.shape(0), threads_for(work, threads), [&](int64_t row, int thread) {
+  parallel_for(static_cast<int64_t>(tokens.size()), threads_for(work, threads), [&](int64_t row, int) {
+    thread_local SamplingWorkspace workspace;
     const auto i = static_cast<size_t>(row);
-    SamplingWorkspace& workspace = workspaces[static_cast<size_t>(thread)];
     tokens[i] = filters[i] ? sample(chosen_kernels(), *filters[i], x + row * n, n, draws[i], workspace)
                            : likeliest(x + row * n, n, workspace);
   });

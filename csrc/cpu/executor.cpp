@@ -10,7 +10,7 @@
 
 namespace qkv {
 
-Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& workspace, int threads)
+Run::Run(const Program& program, size_t steps, bool last_bound, const Batch& batch, Workspace& workspace, int threads)
     : program_(program),
       kernels_(program.kernels()),
       batch_(batch),
@@ -20,7 +20,8 @@ Run::Run(const Program& program, size_t steps, const Batch& batch, Workspace& wo
   workspace.buffers.resize(program.buffers().size());
   workspace.threads.resize(std::max(workspace.threads.size(), static_cast<size_t>(threads)));
   for (size_t i = 0; i < steps; ++i) {
-    if (const int out = out_of(program.steps()[i]); out >= 0) make_room(out);
+    const int out = out_of(program.steps()[i]);
+    if (out >= 0 && !(last_bound && i + 1 == steps)) make_room(out);
     if (const auto* norm = std::get_if<NormStep>(&program.steps()[i]); norm && norm->converted >= 0)
       make_room(norm->converted);
   }
@@ -167,30 +168,36 @@ Work Run::operator()(const LinearStep& step) {
           .bytes = static_cast<double>(w.nbytes() + m * (w.in() + w.half_out()) * 4)};
 }
 
+template <class Body>
+void Run::for_values(int64_t n, double work, const Body& body) const {
+  constexpr int64_t kValues = 4096;
+  const int64_t tasks = (n + kValues - 1) / kValues;
+  parallel_for(tasks, threads_for(work * static_cast<double>(n), threads_),
+               [&](int64_t task, int) { body(task * kValues, std::min(kValues, n - task * kValues)); });
+}
+
 Work Run::operator()(const MapStep& step) {
   const int64_t n = rows(step.x) * width(step.x);
-  const float* x = at(step.x);
-  float* y = at(step.out);
-  if (step.before != 1) {
-    for (int64_t i = 0; i < n; ++i) y[i] = step.before * x[i];
-    x = y;
-  }
-  if (step.function != Function::identity) {
-    map(kernels_, step.function, x, y, n, threads_);
-    x = y;
-  }
-  for (int64_t i = 0; i < n; ++i) y[i] = step.after * x[i];
+  for_values(n, 24, [&](int64_t first, int64_t count) {
+    const float* x = at(step.x) + first;
+    float* y = at(step.out) + first;
+    for (int64_t i = 0; i < count; ++i) y[i] = step.before * x[i];
+    kernels_.map(step.function, y, y, count);
+    for (int64_t i = 0; i < count; ++i) y[i] *= step.after;
+  });
   return {.bytes = 8 * static_cast<double>(n)};
 }
 
 Work Run::operator()(const CombineStep& step) {
   const int64_t n = rows(step.out) * width(step.out);
-  const float *a = at(step.a), *b = at(step.b);
-  float* y = at(step.out);
-  if (step.kind == Combination::add)
-    for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
-  else
-    for (int64_t i = 0; i < n; ++i) y[i] = a[i] * b[i];
+  for_values(n, 8, [&](int64_t first, int64_t count) {
+    const float *a = at(step.a) + first, *b = at(step.b) + first;
+    float* y = at(step.out) + first;
+    if (step.kind == Combination::add)
+      for (int64_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
+    else
+      for (int64_t i = 0; i < count; ++i) y[i] = a[i] * b[i];
+  });
   return {.bytes = 12 * static_cast<double>(n)};
 }
 
@@ -248,7 +255,7 @@ void Program::run(const std::vector<std::string>& names, const std::vector<float
   size_t steps = names.empty() ? steps_.size() : 0;
   for (const Output* result : wanted) steps = std::max(steps, result->steps);
   threads = std::max(1, threads);
-  Run run(*this, steps, batch, *workspace, threads);
+  Run run(*this, steps, !names.empty(), batch, *workspace, threads);
   with_team(threads, [&] {
     for (size_t i = 0; i < steps; ++i) {
       // The last step writes into the caller's array. What earlier ones give is copied: later ones read it.

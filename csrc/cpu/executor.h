@@ -8,8 +8,8 @@ namespace qkv {
 
 class Run {
  public:
-  // Makes room in the workspace for the first `steps` steps.
-  Run(const Program& program, size_t steps, const Batch& batch, Workspace& workspace, int threads);
+  // Makes room in the workspace for the first `steps` steps; `last_bound`: but for what the last of them writes.
+  Run(const Program& program, size_t steps, bool last_bound, const Batch& batch, Workspace& workspace, int threads);
 
   // From now on the buffer lives in the caller's memory.
   void bind(int buffer, float* memory) { buffers_[static_cast<size_t>(buffer)] = memory; }
@@ -44,6 +44,9 @@ class Run {
   int64_t length(int64_t sequence) const { return begin(sequence + 1) - begin(sequence); }
 
   void make_room(int buffer);
+  // body(first, count) for all of n values, in tasks; `work` of a value is in the unit of threads_for.
+  template <class Body>
+  void for_values(int64_t n, double work, const Body& body) const;
   Work run_expert(const ExpertsStep& step, int64_t expert, std::span<const Share> shares);
   void norm_heads(const NormArgs& args, int64_t rows, int64_t parts);
   // From now on the sequences' weights are written, too, if the batch wants those of attention step `step`.

@@ -20,6 +20,14 @@ _ACTIVATIONS = {
     "swish": "silu",
 }
 
+# What GPT-2 and GPT-J call differently, and the names that other families and transformers have for it.
+OPENAI_NAMES = {
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "max_position_embeddings": "n_positions",
+}
+
 
 def activation(name: str) -> str:
     """The kernel's name of a config's activation.

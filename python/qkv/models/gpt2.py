@@ -13,17 +13,12 @@ from qkv.checkpoint import Weights
 from qkv.errors import UnsupportedArchitecture
 from qkv.graph import Graph, Tensor
 from qkv.models import heads
-from qkv.models.common import activation
+from qkv.models.common import OPENAI_NAMES, activation
 
 
 @dataclass
 class Config(BaseConfig):
-    ALIASES: ClassVar = {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-    }
+    ALIASES: ClassVar = OPENAI_NAMES
 
     vocab_size: int
     n_embd: int

@@ -10,18 +10,13 @@ from qkv.checkpoint import Config as BaseConfig
 from qkv.checkpoint import Weights
 from qkv.graph import Graph, Rope, Tensor
 from qkv.models import heads
-from qkv.models.common import activation
+from qkv.models.common import OPENAI_NAMES, activation
 from qkv.models.rope import MOST_TURNED
 
 
 @dataclass
 class Config(BaseConfig):
-    ALIASES: ClassVar = {
-        "hidden_size": "n_embd",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-        "max_position_embeddings": "n_positions",
-    }
+    ALIASES: ClassVar = OPENAI_NAMES
 
     vocab_size: int
     n_embd: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ _MOST_LAYERS = 2**16
 
 
 @dataclass(kw_only=True)
-class LayerWindows(Config):
+class LayerWindows(Config, ABC):
     """Sliding windows of some layers (Beltagy et al. 2020). A subclass says in `default_layer_type` which layers have
     one where the file has no `layer_types`."""
 
@@ -58,8 +59,9 @@ class LayerWindows(Config):
         """Of the layers that have one."""
         return self.sliding_window
 
+    @abstractmethod
     def default_layer_type(self, index: int) -> str:
-        raise NotImplementedError
+        """Of layer `index`, where the file does not say it."""
 
 
 @dataclass(kw_only=True)
