@@ -206,6 +206,19 @@ class Model(Runner):
         arrays = self.run_encoder(outputs, sequences)
         return cut(np.stack(arrays), sequences, axis=1) if all_layers else cut(arrays[0], sequences)
 
+    def encoder_attentions(self, batch: Sequence[TokenIds], layers: Layers = True) -> Weights:
+        """What the tokens of an encoder that a decoder reads give to each other: for each sequence and each of `layers`
+        (True: all) a float32 array [heads, tokens, tokens].
+
+        Raises:
+            qkv.Error: as `encoder_hidden_states`, or there is no such layer.
+        """
+        sequences = as_sequences(batch, "token_ids")
+        heads = self._encoder_for(sequences).attention_heads
+        weights = AttentionWeights(layers, heads, [(len(s), len(s)) for s in sequences])
+        self.run_encoder(["encoder_hidden_states"], sequences, weights.by_step)
+        return weights.by_sequence
+
     def cross_attentions(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds], layers: Layers = True
     ) -> Weights:

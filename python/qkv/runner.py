@@ -65,14 +65,20 @@ class Runner:
             encoder.run([], batch, self.num_threads)
         return source
 
-    def run_encoder(self, outputs: Sequence[str], sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+    def run_encoder(
+        self,
+        outputs: Sequence[str],
+        sequences: Sequence[NDArray[np.int32]],
+        weights: Sequence[Sequence[NDArray[np.float32]]] = (),
+    ) -> list[NDArray[np.float32]]:
         """Some of `encoder.outputs`, e.g. "encoder_hidden_states" [tokens, hidden_size]; an array for each.
+        `weights`: as in `run_all`.
 
         Raises:
             qkv.Error: as `read_source`.
         """
         encoder = self._encoder_for(sequences)
-        return encoder.run(outputs, make_batch(sequences), self.num_threads)
+        return encoder.run(outputs, make_batch(sequences, weights=weights), self.num_threads)
 
     def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
         """One output of a run: see `run_all`."""

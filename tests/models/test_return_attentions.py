@@ -128,3 +128,34 @@ def test_length_is_checked_before_memory_is_taken(tiny_bert) -> None:
 def test_arrays_that_do_not_fit(weights, message: str, tiny_bert) -> None:
     with pytest.raises(qkv.Error, match=message):
         qkv.load(tiny_bert).run("hidden_states", [np.array([1, 2], np.int32)], weights=weights)
+
+
+@pytest.mark.parametrize("case", ["t5", "bart", "marian"])
+def test_encoder_decoders(case: str, tiny) -> None:
+    """All three kinds: of the encoder, of the decoder, and between them."""
+    reference, model = CASES[case].make(), qkv.load(tiny(case))
+    reference.set_attn_implementation("eager")
+    sources, targets = CASES[case].sequences()[1:4], [[5, 6, 7], [8], list(range(70))]
+    _, own = model.logits(sources, decoder_ids=targets, return_attentions=True)
+    encoder, cross = model.encoder_attentions(sources), model.cross_attentions(sources, targets)
+    for s, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        with torch.no_grad():
+            found = reference(torch.tensor([source]), decoder_input_ids=torch.tensor([target]), output_attentions=True)
+        for ours, theirs in (
+            (encoder[s], found.encoder_attentions),
+            (own[s], found.decoder_attentions),
+            (cross[s], found.cross_attentions),
+        ):
+            assert len(ours) == len(theirs)
+            for mine, other in zip(ours, theirs, strict=True):
+                assert np.abs(mine - other[0].numpy()).max() <= 1e-5
+    assert model.cross_attentions(sources, targets, [0])[0][0].tobytes() == cross[0][0].tobytes()
+    with pytest.raises(qkv.Error, match="there is no layer 9"):
+        model.encoder_attentions(sources, [9])
+
+
+def test_encoders_and_decoders_alone_have_one_kind(tiny_bert, tiny_gpt2) -> None:
+    with pytest.raises(qkv.Error, match="no encoder that a decoder reads from"):
+        qkv.load(tiny_bert).encoder_attentions([[1]])
+    with pytest.raises(qkv.Error, match="this one has only one of them"):
+        qkv.load(tiny_gpt2).cross_attentions([[1]], [[1]])
