@@ -1,0 +1,110 @@
+"""A search: how one request goes from logits to tokens. The scheduler runs the model for all searches at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from qkv.generation.options import Options
+    from qkv.generation.result import FinishReason, TokenLogprobs
+    from qkv.generation.rules import LogitRules
+    from qkv.generation.sequence import CachedSequence
+    from qkv.generation.text import TextStream
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What the next run reads of one sequence: its ids from `past` on, at least one, and then `drafts`, on trial."""
+
+    sequence: CachedSequence
+    drafts: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """One continuation of a prompt.
+
+    Attributes:
+        ids: the new tokens, an end token included.
+        text: of these, up to a stop string; "" without a tokenizer.
+        finish_reason: see `Generation`.
+        score: of a beam: the sum of its tokens' log probabilities over its length ** length_penalty.
+        logprobs: of each new token, where they were asked for.
+    """
+
+    ids: list[int]
+    text: str
+    finish_reason: FinishReason
+    score: float | None = None
+    logprobs: list[TokenLogprobs] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a search is to do.
+
+    Attributes:
+        options: of the call.
+        rules: what is done to logits before a token is chosen.
+        limit: most new tokens, >= 1.
+        start: tokens of the sequence before the first new one.
+        stream: number of this prompt's stream of random numbers; sample i draws from stream + (i << 32).
+        text: a fresh text for one sequence's tokens, which also looks for stop strings; None without a tokenizer.
+        threads: that choosing may use.
+    """
+
+    options: Options
+    rules: LogitRules
+    limit: int
+    start: int
+    stream: int
+    text: Callable[[], TextStream | None]
+    threads: int
+
+
+class Search(ABC):
+    """Owns the sequences that it makes of the first one."""
+
+    # Whether `advance` needs the hidden states of all tokens; a cached prefix has none, so none is used then.
+    wants_hidden: ClassVar[bool] = False
+
+    @abstractmethod
+    def feeds(self) -> list[Feed]:
+        """What the next run reads; of the rows behind it, the search wants one for the last id of a sequence and one
+        for each draft. The same until `advance` is called."""
+
+    @abstractmethod
+    def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
+        """Go on with what the run made of the feeds, whose ids are in the cache.
+
+        Args:
+            logits: as the model gives them, [rows, vocab], 1 + len(drafts) rows for each feed; free to be written to.
+            hidden: [tokens, hidden_size] of all tokens that were read since the last call, drafts included, with
+                `wants_hidden`; else None.
+
+        Raises:
+            qkv.Error: the logits are not finite.
+        """
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool: ...
+
+    @abstractmethod
+    def found(self) -> list[Found]:
+        """The continuations, best first; of an unfinished search what there is so far."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give all pages back; safe to call twice."""
+
+    @staticmethod
+    @abstractmethod
+    def lanes(options: Options) -> int:
+        """How many sequences there are at once, at most."""
