@@ -12,6 +12,9 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.source import Source
 
+# Tokens of a long text in one run. It bounds the memory of activations; results do not depend on it.
+PREFILL_TOKENS = 512
+
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -42,7 +45,7 @@ def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
 
 def make_batch(
     sequences: Sequence[NDArray[np.int32]],
-    wanted: Literal["all", "last", "none"] = "none",
+    wanted: Literal["all", "last", "none"] | Sequence[int] = "none",
     *,
     past: Sequence[int] | None = None,
     planned: Sequence[int] | None = None,
@@ -55,11 +58,15 @@ def make_batch(
 ) -> _ext.Batch:
     """What one run works on; `Runner.run_all` describes the rest."""
     cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
-    rows: NDArray[np.int64] = np.empty(0, np.int64)
     if wanted == "all":
         rows = np.arange(cu_seqlens[-1], dtype=np.int64)
     elif wanted == "last":
         rows = cu_seqlens[1:] - 1
+    elif wanted == "none":
+        rows = np.empty(0, np.int64)
+    else:
+        ends = zip(cu_seqlens[1:].tolist(), wanted, strict=True)
+        rows = np.array([row for end, n in ends for row in range(end - n, end)], np.int64)
     return _ext.Batch(
         token_ids=_joined(sequences),
         cu_seqlens=cu_seqlens,

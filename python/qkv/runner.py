@@ -89,7 +89,7 @@ class Runner:
         outputs: Sequence[str],
         sequences: Sequence[NDArray[np.int32]],
         *,
-        wanted: Literal["all", "last", "none"] = "none",
+        wanted: Literal["all", "last", "none"] | Sequence[int] = "none",
         past: Sequence[int] | None = None,
         planned: Sequence[int] | None = None,
         cache: _ext.KVCache | None = None,
@@ -104,7 +104,8 @@ class Runner:
         Args:
             outputs: some of `program.outputs`, e.g. "hidden_states" [tokens, hidden], "embedding" [sequences, hidden],
                 "logits" [rows, vocab]; an array for each.
-            wanted: which rows the logits are for: every token, the last of each sequence, or none.
+            wanted: which rows the logits are for: every token, the last of each sequence, none, or so many of the last
+                ones of each sequence.
             past: positions of each sequence that are in the cache already.
             planned: tokens that each sequence will have in the end, needed with a cache where rotary positions depend
                 on it (dynamic NTK and LongRoPE); by default those that it has after this run.

@@ -1,5 +1,21 @@
 """Ways from logits to tokens."""
 
-from qkv.generation.search.base import Feed, Found, Search, Task
+from __future__ import annotations
 
-__all__ = ["Feed", "Found", "Search", "Task"]
+from typing import TYPE_CHECKING
+
+from qkv.generation.search.base import Feed, Found, Search, Task
+from qkv.generation.search.speculation import SpeculativeSearch
+from qkv.generation.search.tokens import TokenSearch
+
+if TYPE_CHECKING:
+    from qkv.generation.options import Options
+
+__all__ = ["Feed", "Found", "Search", "Task", "kind_of"]
+
+
+def kind_of(options: Options) -> type[Search]:
+    """The search that a request asks for."""
+    if options.assistant_model is not None or options.prompt_lookup_num_tokens is not None:
+        return SpeculativeSearch
+    return TokenSearch

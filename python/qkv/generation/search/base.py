@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from qkv.generation.options import Options
-    from qkv.generation.result import FinishReason, TokenLogprobs
+    from qkv.generation.result import FinishReason, Speculation, TokenLogprobs
     from qkv.generation.rules import LogitRules
     from qkv.generation.sequence import CachedSequence
+    from qkv.generation.state import State
     from qkv.generation.text import TextStream
 
 
@@ -36,6 +37,9 @@ class Found:
         finish_reason: see `Generation`.
         score: of a beam: the sum of its tokens' log probabilities over its length ** length_penalty.
         logprobs: of each new token, where they were asked for.
+        times: when each new token came, as `time.perf_counter` counts; empty for beams.
+        speculation: how well tokens were guessed, where they were.
+        state: prompt and text to go on from, where it was asked for.
     """
 
     ids: list[int]
@@ -43,6 +47,9 @@ class Found:
     finish_reason: FinishReason
     score: float | None = None
     logprobs: list[TokenLogprobs] | None = None
+    times: Sequence[float] = ()
+    speculation: Speculation | None = None
+    state: State | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,9 @@ class Task:
         rules: what is done to logits before a token is chosen.
         limit: most new tokens, >= 1.
         start: tokens of the sequence before the first new one.
-        stream: number of this prompt's stream of random numbers; sample i draws from stream + (i << 32).
+        seed, stream: of this prompt's stream of random numbers; sample i draws from stream + (i << 32).
         text: a fresh text for one sequence's tokens, which also looks for stop strings; None without a tokenizer.
+        live: whether someone reads along or there are stop strings; otherwise the text can wait for the end.
         threads: that choosing may use.
     """
 
@@ -63,8 +71,10 @@ class Task:
     rules: LogitRules
     limit: int
     start: int
+    seed: int
     stream: int
     text: Callable[[], TextStream | None]
+    live: bool
     threads: int
 
 
@@ -91,6 +101,29 @@ class Search(ABC):
         Raises:
             qkv.Error: the logits are not finite.
         """
+
+    @classmethod
+    def advance_all(
+        cls, searches: Sequence[Any], logits: NDArray[np.float32], hidden: Sequence[NDArray[np.float32] | None]
+    ) -> list[Exception | None]:
+        """`advance` of many searches of this kind, whose rows of logits lie one behind the other; what each of them
+        raised. A kind that can do with fewer calls into C++ for all of them together overrides it."""
+        errors: list[Exception | None] = []
+        start = 0
+        for search, states in zip(searches, hidden, strict=True):
+            rows = sum(1 + len(feed.drafts) for feed in search.feeds())
+            try:
+                search.advance(logits[start : start + rows], states)
+                errors.append(None)
+            except Exception as error:  # of this request alone: a user's logits processor may raise anything
+                errors.append(error)
+            start += rows
+        return errors
+
+    def take_events(self) -> list[tuple[int, str]]:
+        """New tokens since the last call, each with the text that became certain with it, where `live` asks for them
+        and the search knows before its end."""
+        return []
 
     @property
     @abstractmethod

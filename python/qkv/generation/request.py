@@ -1,0 +1,167 @@
+"""A request: one prompt, what its caller wants, and what became of it."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qkv.generation.pool import pages_for
+from qkv.generation.prompts import decoder_start
+from qkv.generation.result import Generation, Timings
+from qkv.generation.rules import LogitRules
+from qkv.generation.search import Found, Search, Task, kind_of
+from qkv.generation.sequence import CachedSequence
+from qkv.generation.text import TextStream
+
+if TYPE_CHECKING:
+    from qkv.generation.options import Options
+    from qkv.generation.pool import Reservation
+    from qkv.generation.result import FinishReason
+    from qkv.model import Model
+    from qkv.source import Source
+
+_numbers = itertools.count()
+
+
+class Request:
+    """
+    Attributes:
+        source: token ids for the encoder; empty without one.
+        start: token ids that the decoder starts from: the prompt, or behind an encoder its start token and the prefix.
+        planned: tokens that the decoder will have read and written in the end, at most.
+        search: None until there is room for the request to run.
+        results: the continuations, best first, once it is finished.
+        error: what went wrong with this request alone; there are no results then.
+        cancelled: set by anyone; the scheduler ends the request before its next run.
+    """
+
+    def __init__(self, model: Model, prompt: Sequence[int], options: Options, *, stream: int = 0, live: bool) -> None:
+        """`stream`: number of its stream of random numbers. `live`: someone reads along."""
+        self.options = options
+        self.number = next(_numbers)
+        self.source = list(prompt) if model.encoder else []
+        self.start = [decoder_start(model), *options.prefix] if model.encoder else list(prompt)
+        self.limit = options.limit(len(self.start), model.context_length)
+        self.planned = len(self.start) + self.limit
+        self.kind: type[Search] = kind_of(options)
+        self.search: Search | None = None
+        self.results: list[Generation] = []
+        self.error: Exception | None = None
+        self.cancelled = False
+        self.arrived = time.perf_counter()
+        self.prefilling = True
+        self._model = model
+        self._live = live or bool(options.stop_strings)
+        self._stream = stream
+        self._reservation: Reservation | None = None
+        self._source: Source | None = None
+        self._sequence: CachedSequence | None = None
+        self._cached = 0
+        self._queued = self._prefill = self._decode = 0.0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Requests of higher priority first, then those that came first."""
+        return -self.options.priority, self.number
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.results) or self.error is not None
+
+    @property
+    def overdue(self) -> bool:
+        limit = self.options.max_time
+        return limit is not None and time.perf_counter() - self.arrived > limit
+
+    @property
+    def pages(self) -> int:
+        """That it needs at most at once: those of its start, which all its sequences share, and for each sequence
+        those of its new tokens, one that is partly filled, and one that takes its place."""
+        start, planned = pages_for(len(self.start)), pages_for(self.planned)
+        return start + self.kind.lanes(self.options) * (planned - start + 2)
+
+    def begin(self, reservation: Reservation, source: Source | None) -> None:
+        """There is room for it now; what the encoder read is there."""
+        model, options = self._model, self.options
+        self._reservation, self._source = reservation, source
+        sequence = CachedSequence(model.kv_pool, self.start, self.planned, source)
+        if source is None and not self.kind.wants_hidden:
+            sequence.match()
+        self._cached = sequence.past
+        rules = LogitRules.of(options, start=len(self.start), limit=self.limit, source=self.source)
+        context = [] if self.source else self.start
+        stops = options.stop_strings
+
+        def text() -> TextStream | None:
+            return TextStream(model.tokenizer, context, stops) if model.tokenizer else None
+
+        task = Task(
+            options=options,
+            rules=rules,
+            limit=self.limit,
+            start=len(self.start),
+            seed=secrets.randbits(64) if options.seed is None else options.seed & (2**64 - 1),
+            stream=self._stream,
+            text=text,
+            live=self._live,
+            threads=model.num_threads,
+        )
+        self.search = self.kind(sequence, task)
+        self._queued = time.perf_counter() - self.arrived
+
+    def took(self, seconds: float) -> None:
+        """A run that it was part of took so long."""
+        if self.prefilling:
+            self._prefill += seconds
+        else:
+            self._decode += seconds
+
+    def take_events(self) -> list[tuple[int, str]]:
+        """See `Search.take_events`."""
+        return self.search.take_events() if self.search else []
+
+    def finish(self, reason: FinishReason | None = None) -> None:
+        """Take what the search found and give back all that it held; `reason`: of what is unfinished."""
+        try:
+            found = self.search.found() if self.search else [Found([], "", reason or "cancelled")]
+            self.results = [self._generation(each, reason) for each in found]
+        finally:
+            self.release()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.release()
+
+    def release(self) -> None:
+        """Give back pages, source and reservation; safe to call twice."""
+        if self.search:
+            self.search.release()
+        if self._source:
+            self._source.release()
+            self._source = None
+        if self._reservation:
+            self._reservation.release()
+            self._reservation = None
+
+    def _generation(self, found: Found, reason: FinishReason | None) -> Generation:
+        cut_short = found.finish_reason == "cancelled" and reason is not None
+        return Generation(
+            text=found.text,
+            token_ids=found.ids,
+            prompt_tokens=len(self.source) or len(self.start),
+            finish_reason=reason if cut_short and reason else found.finish_reason,
+            score=found.score,
+            logprobs=found.logprobs,
+            timings=Timings(
+                queue=self._queued,
+                prefill=self._prefill,
+                decode=self._decode,
+                tokens=tuple(t - self.arrived for t in found.times),
+            ),
+            cached_tokens=self._cached,
+            speculation=found.speculation,
+            state=found.state,
+        )

@@ -1,0 +1,273 @@
+"""The scheduler: all requests of a model as one continuous batch, one run of the program per step."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkv import _ext
+from qkv.batches import PREFILL_TOKENS
+from qkv.errors import Error
+from qkv.generation.search import Feed, Search
+from qkv.source import SOURCE_TOKENS, Source
+
+if TYPE_CHECKING:
+    from qkv.generation.pool import Reservation
+    from qkv.generation.request import Request
+    from qkv.model import Model
+
+# Of prompts in one run where texts are being written: how long these wait for a prompt.
+PREFILL_TOKENS_BESIDE_DECODING = 128
+# Sequences that are written at once: more of them hardly give more tokens a second.
+MOST_SEQUENCES = 64
+# With no room for any request, and none running: how long others may hold all pages without a run.
+STALL_SECONDS = 10.0
+
+
+@dataclass
+class Share:
+    """A request's part of a run: how many ids of each feed are read. Of one that is `complete` nothing is left over."""
+
+    request: Request
+    feeds: list[Feed]
+    counts: list[int]
+    complete: bool
+
+
+class Scheduler:
+    """Not for several threads at once; any number of schedulers may share a model.
+
+    Requests wait in the order of their priority, then of their arrival, and none overtakes another that waits. Running
+    requests are never interrupted: each has reserved all pages that it can come to need. Every run takes the next
+    token of all texts that are being written, and some prompt tokens of those that are not there yet.
+    """
+
+    def __init__(self, model: Model) -> None:
+        if "logits" not in model.program.outputs or model.program.rows("logits") != "logits":
+            raise Error("this model has no head that predicts the next token: there is nothing to generate")
+        self._model = model
+        self._pool = model.kv_pool
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
+        self._hidden: dict[Request, list[NDArray[np.float32]]] = {}
+        self._stalled_since: float | None = None
+        self._shares: list[Share] = []  # of the current run
+        self._cancel = _ext.Cancel()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def add(self, request: Request) -> None:
+        """Raises:
+        qkv.Error: it needs more pages than there are.
+        """
+        self._pool.check_fits(request.pages)
+        bisect.insort(self._waiting, request, key=lambda r: r.order)
+
+    def step(self) -> list[Request]:
+        """One run; returns the requests that have new tokens or are finished.
+
+        Raises:
+            qkv.Error: no request can run, because others hold all pages and do nothing.
+            Exception: what the run itself raises; the requests can go on after it.
+        """
+        ended = self._end_early()
+        started = time.perf_counter()
+        admitted = self._admit()
+        shares = self._plan()
+        if not shares:
+            if not ended and not admitted:
+                self._wait_for_room()
+            return ended
+        self._cancel = _ext.Cancel()
+        self._shares = shares
+        logits, hidden = self._run(shares)
+        self._shares = []
+        moved = self._advance(shares, logits, hidden)
+        seconds = time.perf_counter() - started
+        self._pool.last_run = started + seconds
+        for share in shares:
+            share.request.took(seconds)
+        for request in moved:
+            request.prefilling = False
+            if request.search and request.search.finished and not request.finished:
+                request.finish()
+        self._running = [r for r in self._running if not r.finished]
+        return ended + moved
+
+    def fail(self, error: Exception) -> list[Request]:
+        """End all requests with this error; returns them."""
+        failed = [*self._running, *self._waiting]
+        for request in failed:
+            request.fail(error)
+        self.close()
+        return failed
+
+    def give_up_if_pointless(self) -> None:
+        """From any thread: stop the current run if most of its tokens belong to requests that were cancelled. The
+        others' part of it, the smaller one, is done again."""
+        shares = self._shares
+        tokens = [sum(share.counts) for share in shares]
+        pointless = [n for n, share in zip(tokens, shares, strict=True) if share.request.cancelled]
+        if pointless and 2 * sum(pointless) > sum(tokens):
+            self._cancel.set()
+
+    def close(self) -> None:
+        """Give back all that unfinished requests hold."""
+        for request in [*self._running, *self._waiting]:
+            request.release()
+        self._running, self._waiting, self._hidden = [], [], {}
+
+    def _end_early(self) -> list[Request]:
+        """Requests that were cancelled or whose time is over."""
+        ended = [r for r in (*self._running, *self._waiting) if r.cancelled or r.overdue]
+        for request in ended:
+            request.finish("cancelled" if request.cancelled else "time")
+            self._hidden.pop(request, None)
+        if ended:
+            self._running = [r for r in self._running if not r.finished]
+            self._waiting = [r for r in self._waiting if not r.finished]
+        return ended
+
+    def _admit(self) -> int:
+        """Let those that wait in front run, as long as there is room; returns how many."""
+        admitted: list[tuple[Request, Reservation]] = []
+        sequences = sum(r.kind.lanes(r.options) for r in self._running)
+        source_tokens = 0
+        for request in self._waiting:
+            sequences += request.kind.lanes(request.options)
+            source_tokens += len(request.source)
+            alone = not self._running and not admitted
+            if not alone and (sequences > MOST_SEQUENCES or source_tokens > SOURCE_TOKENS):
+                break
+            reservation = self._pool.reserve(request.pages)
+            if reservation is None:
+                break
+            admitted.append((request, reservation))
+        if admitted:
+            self._begin(admitted)
+        return len(admitted)
+
+    def _begin(self, admitted: Sequence[tuple[Request, Reservation]]) -> None:
+        sources: list[Source | None] = [None] * len(admitted)
+        started = time.perf_counter()
+        try:
+            if self._model.encoder:
+                read = self._model.read_source([np.array(r.source, np.int32) for r, _ in admitted])
+                sources = [read.part([i]) for i in range(len(admitted))]
+        except BaseException:  # an interruption, too: they go on waiting
+            for _, reservation in admitted:
+                reservation.release()
+            raise
+        seconds = time.perf_counter() - started
+        del self._waiting[: len(admitted)]
+        for (request, reservation), source in zip(admitted, sources, strict=True):
+            self._running.append(request)
+            request.begin(reservation, source)
+            if source:
+                request.took(seconds)
+        self._running.sort(key=lambda r: r.order)
+
+    def _plan(self) -> list[Share]:
+        """The next run. Requests of one kind of search lie together."""
+        decoding = [r for r in self._running if not r.prefilling]
+        shares = [_whole(r) for r in decoding]
+        room = PREFILL_TOKENS_BESIDE_DECODING if decoding else PREFILL_TOKENS
+        for request in self._running:
+            if request.prefilling and room > 0:
+                assert request.search
+                (feed,) = request.search.feeds()
+                left = len(feed.sequence.ids) - feed.sequence.past
+                count = min(left, room)
+                shares.append(Share(request, [feed], [count], count == left))
+                room -= count
+        return sorted(shares, key=lambda share: share.request.kind.__name__)
+
+    def _run(self, shares: Sequence[Share]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        feeds = [(f, n, share.complete) for share in shares for f, n in zip(share.feeds, share.counts, strict=True)]
+        sequences = [feed.sequence for feed, _, _ in feeds]
+        for feed, count, _ in feeds:
+            feed.sequence.grow(feed.sequence.past + count + len(feed.drafts))
+        outputs = ["logits"]
+        if any(share.request.kind.wants_hidden for share in shares):
+            outputs.append("hidden_states")
+        arrays = self._model.run_all(
+            outputs,
+            [_tokens(feed, count) for feed, count, _ in feeds],
+            wanted=[1 + len(feed.drafts) if complete else 0 for feed, _, complete in feeds],
+            past=[s.past for s in sequences],
+            planned=[s.planned for s in sequences],
+            cache=self._pool.cache,
+            pages=[s.pages for s in sequences],
+            source=_joined([s.source for s in sequences]),
+            cancel=self._cancel,
+        )
+        return arrays[0], arrays[1] if len(arrays) > 1 else None
+
+    def _advance(
+        self, shares: Sequence[Share], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
+    ) -> list[Request]:
+        """Hand what the run made to the searches; returns the requests whose searches went on."""
+        token = 0
+        for share in shares:
+            for feed, count in zip(share.feeds, share.counts, strict=True):
+                feed.sequence.advance(count)
+            tokens = sum(share.counts) + sum(len(feed.drafts) for feed in share.feeds)
+            if share.request.kind.wants_hidden and hidden is not None:
+                self._hidden.setdefault(share.request, []).append(hidden[token : token + tokens])
+            token += tokens
+        row = 0
+        moved = []
+        complete = (share for share in shares if share.complete)
+        for kind, group in groupby(complete, key=lambda share: share.request.kind):
+            some = list(group)
+            requests = [share.request for share in some]
+            rows = sum(1 + len(feed.drafts) for share in some for feed in share.feeds)
+            states = [self._hidden_of(request) for request in requests]
+            searches: list[Search] = [r.search for r in requests if r.search]
+            errors = kind.advance_all(searches, logits[row : row + rows], states)
+            for request, error in zip(requests, errors, strict=True):
+                if error is not None:
+                    request.fail(error)
+            row += rows
+            moved += requests
+        return moved
+
+    def _hidden_of(self, request: Request) -> NDArray[np.float32] | None:
+        pieces = self._hidden.pop(request, None)
+        return np.concatenate(pieces) if pieces else None
+
+    def _wait_for_room(self) -> None:
+        now = time.perf_counter()
+        self._stalled_since = max(self._stalled_since or now, self._pool.last_run)
+        if now - self._stalled_since > STALL_SECONDS:
+            raise Error(
+                f"no room in the KV cache for {self._waiting[0].pages} pages, and nothing is running that could make "
+                f"room: {self._pool!r}. Close unfinished streams, release states, or load the model with a larger "
+                "kv_cache_bytes"
+            )
+        self._pool.wait_for_room(self._waiting[0].pages, 0.05)
+
+
+def _whole(request: Request) -> Share:
+    assert request.search
+    feeds = request.search.feeds()
+    return Share(request, feeds, [len(f.sequence.ids) - f.sequence.past for f in feeds], True)
+
+
+def _tokens(feed: Feed, count: int) -> NDArray[np.int32]:
+    sequence = feed.sequence
+    return np.array([*sequence.ids[sequence.past : sequence.past + count], *feed.drafts], np.int32)
+
+
+def _joined(sources: Sequence[Source | None]) -> Source | None:
+    present = [source for source in sources if source]
+    return Source.joined(present) if present else None

@@ -1,0 +1,88 @@
+"""Guesses of a smaller model with the same vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qkv.batches import PREFILL_TOKENS
+from qkv.generation.pool import pages_for
+from qkv.generation.sampling import choose_one
+from qkv.generation.sequence import CachedSequence
+
+if TYPE_CHECKING:
+    from qkv import _ext
+    from qkv.model import Model
+
+
+class DraftModel:
+    """
+    Args:
+        model: a decoder.
+        prompt: token ids.
+        planned: tokens of the text in the end, at most.
+        filters: of sampling; None: greedy.
+        draw: the random number of a new token, by its number.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Sequence[int],
+        planned: int,
+        filters: _ext.SamplingFilters | None,
+        draw: Callable[[int], float],
+    ) -> None:
+        self._model = model
+        self._start = len(prompt)
+        self._planned = min(planned, model.context_length or planned)
+        self._filters = filters
+        self._draw = draw
+        self._sequence = CachedSequence(model.kv_pool, prompt, self._planned)
+        # without room, or within a shorter context, there are no guesses; the text is the same
+        self._reservation = model.kv_pool.reserve(pages_for(self._planned) + 1)
+        if self._reservation and self._start < self._planned:
+            self._sequence.match()
+
+    def draft(self, ids: Sequence[int], most: int) -> list[int]:
+        """At most `most` tokens behind `ids`."""
+        sequence = self._sequence
+        agreed = self._start
+        while agreed < min(len(ids), len(sequence.ids)) and sequence.ids[agreed] == ids[agreed]:
+            agreed += 1
+        sequence.past = min(sequence.past, agreed)
+        sequence.ids[agreed:] = ids[agreed:]
+        most = min(most, self._planned - len(ids))
+        if self._reservation is None or most <= 0:
+            return []
+        while len(sequence.ids) < len(ids) + most:
+            token = choose_one(self._filters, self._logits(), self._draw(len(sequence.ids) - self._start), "draft")
+            sequence.ids.append(token)
+        return sequence.ids[len(ids) :]
+
+    def release(self) -> None:
+        self._sequence.release()
+        if self._reservation:
+            self._reservation.release()
+            self._reservation = None
+
+    def _logits(self) -> np.ndarray:
+        """Behind the last token."""
+        sequence = self._sequence
+        while True:
+            count = min(len(sequence.ids) - sequence.past, PREFILL_TOKENS)
+            sequence.grow(sequence.past + count)
+            rows = self._model.run(
+                "logits",
+                [np.array(sequence.ids[sequence.past : sequence.past + count], np.int32)],
+                wanted="last",
+                past=[sequence.past],
+                planned=[self._planned],
+                cache=self._model.kv_pool.cache,
+                pages=[sequence.pages],
+            )
+            sequence.advance(count)
+            if sequence.past == len(sequence.ids):
+                return rows[0]

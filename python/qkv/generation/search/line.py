@@ -1,0 +1,96 @@
+"""One text on its way, token by token: what a search keeps for each sequence that has no rivals."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkv import _ext
+from qkv.generation.result import TokenLogprobs
+from qkv.generation.search.base import Found
+
+if TYPE_CHECKING:
+    from qkv.generation.result import FinishReason, Speculation
+    from qkv.generation.search.base import Task
+    from qkv.generation.sequence import CachedSequence
+
+
+class Line:
+    """
+    Attributes:
+        sequence: its tokens; the last one has still to be read.
+        stream: number of its stream of random numbers.
+        finish_reason: None while there is more to do.
+        events: new tokens, each with the text that became certain with it, until someone takes them.
+    """
+
+    def __init__(self, sequence: CachedSequence, task: Task, number: int = 0) -> None:
+        self.sequence = sequence
+        self.stream = task.stream + (number << 32)
+        self.finish_reason: FinishReason | None = None
+        self.events: list[tuple[int, str]] = []
+        self._task = task
+        self._text = task.text()
+        self._times: list[float] = []
+        self._logprobs: list[TokenLogprobs] = []
+
+    @property
+    def step(self) -> int:
+        """How many new tokens there are."""
+        return len(self.sequence.ids) - self._task.start
+
+    def accept(self, token: int) -> None:
+        """Take the next token, and see whether it is the last."""
+        task = self._task
+        self.sequence.ids.append(token)
+        self._times.append(time.perf_counter())
+        piece = self._read(token) if task.live else ""
+        if token in task.options.eos_token_id or self._stopped:
+            self.finish_reason = "stop"
+        elif self.step == task.limit:
+            self.finish_reason = "length"
+        if self.finish_reason:
+            piece += self._finish_text() if task.live else ""
+            self.sequence.release()
+        if task.live:
+            self.events.append((token, piece))
+
+    def note_logprobs(self, logits: NDArray[np.float32], token: int) -> None:
+        """`logits`: the model's own, [vocab]."""
+        chosen, ids, values = _ext.logprobs(logits[None], np.array([token], np.int64), self._task.options.logprobs or 0)
+        top = dict(zip(ids[0].tolist(), values[0].tolist(), strict=True))
+        self._logprobs.append(TokenLogprobs(token, float(chosen[0]), top))
+
+    def found(self, speculation: Speculation | None = None) -> Found:
+        """What there is; a text that was cut short ends here."""
+        ids = self.sequence.ids[self._task.start :]
+        if not self._task.live:
+            for token in ids:
+                self._read(token)
+        if self.finish_reason is None or not self._task.live:
+            self._finish_text()
+        return Found(
+            ids=ids,
+            text=self._text.text if self._text else "",
+            finish_reason=self.finish_reason or "cancelled",
+            logprobs=self._logprobs if self._task.options.logprobs is not None else None,
+            times=self._times,
+            speculation=speculation,
+        )
+
+    @property
+    def _stopped(self) -> bool:
+        return self._text is not None and self._text.stopped
+
+    def _read(self, token: int) -> str:
+        return self._text.push(token) if self._text and token not in self._task.options.eos_token_id else ""
+
+    def _finish_text(self) -> str:
+        """What was held back; it may turn out to hold a stop string, too."""
+        piece = self._text.finish() if self._text else ""
+        if self._stopped:
+            self.finish_reason = "stop"
+        return piece
