@@ -6,7 +6,7 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 """
 
 from qkv import ops
-from qkv.errors import CheckpointError, Error, UnsupportedArchitecture, UnusedWeights
+from qkv.errors import CheckpointError, Error, UnsupportedArchitecture, UnusedSettings, UnusedWeights
 from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
 from qkv.model import Model
@@ -17,6 +17,7 @@ __all__ = [
     "Error",
     "Model",
     "UnsupportedArchitecture",
+    "UnusedSettings",
     "UnusedWeights",
     "__version__",
     "info",

@@ -1,4 +1,4 @@
-"""The exceptions that the package raises on bad input, and its warning.
+"""The exceptions that the package raises on bad input, and its warnings.
 
 Each message is one or two sentences for a person: what is wrong, in which file and tensor, what was
 expected, and what to do about it.
@@ -15,6 +15,10 @@ class CheckpointError(Error):
 
 class UnusedWeights(UserWarning):
     """A checkpoint holds weights that the model does not use."""
+
+
+class UnusedSettings(UserWarning):
+    """A checkpoint's generation_config.json asks for something that this package does not implement."""
 
 
 class UnsupportedArchitecture(Error):  # noqa: N818 (the name says what is wrong)

@@ -18,7 +18,8 @@ from qkv.checkpoint import (
     sentence_modules,
     unused_weights,
 )
-from qkv.errors import Error, UnusedWeights
+from qkv.errors import Error, UnusedSettings, UnusedWeights
+from qkv.generation.options.checkpoint import describe_unimplemented, settings, unimplemented
 from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
@@ -76,6 +77,7 @@ def load(
 
     Warns:
         qkv.UnusedWeights: the checkpoint holds weights that the model does not use; once, with their names.
+        qkv.UnusedSettings: its generation_config.json asks for something that `Model.generate` does not implement.
     """
     threads = _check_arguments("load", dtype, num_threads)
     if kv_dtype not in KV_DTYPES:
@@ -177,9 +179,12 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
     modules = sentence_modules(checkpoint)
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint).unwrapped())
-    # Who packed the checkpoint was told already.
-    if not isinstance(checkpoint, PackedFile) and (names := unused_weights(checkpoint)):
-        warnings.warn(describe_unused(checkpoint, names), UnusedWeights, stacklevel=3)
+    generation_config = settings(checkpoint.json("generation_config.json"), checkpoint.config, config)
+    if not isinstance(checkpoint, PackedFile):  # who packed it was told already
+        if names := unused_weights(checkpoint):
+            warnings.warn(describe_unused(checkpoint, names), UnusedWeights, stacklevel=3)
+        if names := unimplemented(generation_config):
+            warnings.warn(describe_unimplemented(checkpoint.path, names), UnusedSettings, stacklevel=3)
     if hidden.rows == "tokens":  # an encoder with a decoder is for that alone
         graph.output("embedding", graph.pool(hidden, _POOLINGS[modules.pooling]))
     lowered = lower(graph, packer, kv_dtype)
@@ -190,7 +195,7 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
         tokenizer=load_tokenizer(checkpoint),
         sentence_modules=modules,
         labels=Head.of(checkpoint).labels,
-        generation_config=checkpoint.json("generation_config.json") or {},
+        generation_config=generation_config,
         dtype=packer.dtype,
         nbytes=packer.nbytes,
         num_threads=packer.threads,
