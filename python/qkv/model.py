@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -19,7 +19,9 @@ from qkv.source import Source
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from qkv.generation import Generation
+    from typing_extensions import Unpack
+
+    from qkv.generation.options import GenerateArguments
     from qkv.generation.prompts import Prompt
     from qkv.generation.streamer import Streamer
 
@@ -260,47 +262,44 @@ class Model(Runner):
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
-        max_new_tokens: int = 128,
-        do_sample: bool = False,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        typical_p: float | None = None,
-        epsilon_cutoff: float | None = None,
-        eta_cutoff: float | None = None,
-        seed: int | None = None,
-        stop_strings: str | Sequence[str] | None = None,
         streamer: Streamer | None = None,
         stream: bool = False,
-    ) -> Generation | list[Generation] | Iterator[str]:
-        """Continue a prompt, or many as one batch: greedy by default, sampled with `do_sample`.
+        progress: Callable[[int, int], object] | None = None,
+        **options: Unpack[GenerateArguments],
+    ) -> Any:
+        """Continue a prompt, or many as one continuous batch. A model with an encoder and a decoder reads the prompt
+        with the encoder; the text is what the decoder makes of it.
 
-        A `Generation` for one prompt, a list for a list, an iterator over pieces of text with `stream`. Every
-        option is described at `qkv.generation.generate`.
+            model.generate("Once upon a time", max_new_tokens=100)
+            model.generate(prompts, do_sample=True, temperature=0.8, top_p=0.9, seed=1)
+            model.generate("Good morning.", num_beams=4, num_return_sequences=2)
+
+        A prompt's text has the same bits whatever the others in the batch, the number of threads, and what was cached.
+
+        Args:
+            prompts: a text, a list of texts, one list of token ids or a list of such lists. A prompt without any
+                tokens starts from the model's beginning-of-sequence token.
+            streamer: for a single prompt, a function called with each piece of new text, or an object with `put`
+                and `end` as in Hugging Face: it gets the token ids that the decoder starts from (the prompt's, without
+                an encoder), then each new one, as int64 [n].
+            stream: for a single prompt, return an iterator over pieces of text instead. Pieces end between
+                characters and never hold a part of a stop string; joined they are the text. The work happens as
+                the iterator is read, and closing or dropping it ends the work.
+            progress: called with (prompts that are done, prompts) each time one is.
+            options: Hugging Face's names and meanings: see `qkv.generation.Options`. What is not given is what the
+                checkpoint's generation_config.json says.
+
+        Returns:
+            a `Generation` for one prompt, a list of them for a list; with num_return_sequences > 1 a list, best
+            first, in the place of each; an iterator of str with `stream`.
 
         Raises:
-            qkv.Error: an argument is not what it should be, or the model is not a decoder.
+            qkv.Error: an option is unknown or not what it should be, a prompt does not fit the model or its KV cache,
+                the model is not a decoder, or its logits are not finite.
         """
-        from qkv.generation import generate
+        from qkv.generation.loop import generate
 
-        return generate(
-            self,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            typical_p=typical_p,
-            epsilon_cutoff=epsilon_cutoff,
-            eta_cutoff=eta_cutoff,
-            seed=seed,
-            stop_strings=stop_strings,
-            streamer=streamer,
-            stream=stream,
-        )
+        return generate(self, prompts, streamer=streamer, stream=stream, progress=progress, **options)
 
     def _read(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None

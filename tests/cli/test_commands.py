@@ -91,7 +91,7 @@ def test_generate_as_json_and_stats(decoder: Path) -> None:
     assert report["token_ids"] == made.token_ids
     assert report["prompt"] == "To be"
     assert report["finish_reason"] == "length"
-    assert report["tokens_per_second"] == pytest.approx(19 / report["decode_seconds"])
+    assert report["tokens_per_second"] == pytest.approx(19 / report["timings"]["decode"])
     assert "20 tokens at" in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,10 @@ def model(twins: Twins) -> qkv.Model:
 
 
 @pytest.fixture
-def caches(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every KV cache that the model makes during the test."""
-    made: list[Any] = []
-    new_cache = model.new_cache
-
-    def noting(positions: int) -> Any:
-        made.append(new_cache(positions))
-        return made[-1]
-
-    monkeypatch.setattr(model, "new_cache", noting)
-    return made
+def pool(model: qkv.Model) -> Iterator[Any]:
+    """The model's pages: without memories at first, and all given back in the end."""
+    model.kv_pool.clear()
+    yield model.kv_pool
+    assert model.kv_pool.reserved == 0
+    model.kv_pool.clear()
+    assert model.kv_pool.pages_in_use == 0

@@ -15,9 +15,7 @@ from tests.generation.decoders import byte_level_bpe
 from tests.tiny import CASES
 
 import qkv
-from qkv.generation import loop
-from qkv.generation.rules import TokenRules
-from qkv.source import Source
+from qkv.generation.options import Options
 
 SOURCES = [[5], [9, 8, 7, 6], list(range(20, 90)), [31] * 40]
 FAMILIES = ["t5", "bart", "mbart", "marian"]
@@ -68,9 +66,12 @@ def test_rules_of_an_older_config(tiny: Any, tmp_path: Path) -> None:
     rules = {"forced_bos_token_id": 4, "forced_eos_token_id": 6, "bad_words_ids": [[100]], "eos_token_id": 6}
     (copy / "config.json").write_text(json.dumps(config | rules))
     (copy / "generation_config.json").write_text('{"eos_token_id": 0, "suppress_tokens": [9]}')
-    assert TokenRules.of(qkv.load(copy)) == TokenRules(frozenset({0}), never=(9,))
+    options = Options.choose(qkv.load(copy), {})
+    assert (options.eos_token_id, options.suppress_tokens, options.forced_bos_token_id) == ((0,), (9,), None)
     (copy / "generation_config.json").unlink()
-    assert TokenRules.of(qkv.load(copy)) == TokenRules(frozenset({6}), 4, 6, bad_words=((100,),))
+    options = Options.choose(qkv.load(copy), {})
+    assert (options.eos_token_id, options.forced_bos_token_id, options.forced_eos_token_id) == ((6,), 4, 6)
+    assert options.bad_words_ids == ((100,),)
 
 
 def test_rules_that_are_none(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +89,7 @@ def test_batch_threads_and_chunks_change_nothing(twins: Any, monkeypatch: pytest
     model, _ = twins
     alone = [model.generate(source, max_new_tokens=20) for source in SOURCES]
     assert model.generate(SOURCES, max_new_tokens=20) == alone
-    monkeypatch.setattr(loop, "PREFILL_TOKENS", 1)
+    monkeypatch.setattr("qkv.generation.scheduler.PREFILL_TOKENS", 1)
     monkeypatch.setattr("qkv.source.SOURCE_TOKENS", 50)
     assert model.generate(SOURCES, max_new_tokens=20) == alone
 
@@ -101,32 +102,23 @@ def test_sampling_is_repeatable(twins: Any) -> None:
     assert [made.token_ids for made in one] != [made.token_ids for made in model.generate(SOURCES, max_new_tokens=20)]
 
 
-def test_pages_of_sources_are_given_back(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_sources_are_given_back(twins: Any) -> None:
     model, _ = twins
-    made: list[Source] = []
-    read = model.read_source
-
-    def noting(sequences: Any) -> Source:
-        made.append(read(sequences))
-        return made[-1]
-
-    monkeypatch.setattr(model, "read_source", noting)
-    model.generate(SOURCES, max_new_tokens=5)
-    stream = model.generate([5], max_new_tokens=5, streamer=lambda piece: None)
-    assert stream.token_ids
+    cache = model.read_source([np.array([5], np.int32)]).cache
 
     class Stop:
         def put(self, ids: np.ndarray) -> None:
-            assert made[-1].cache.pages_in_use or ids.size == 0 or len(made) < 3
-            if len(made) == 3:
-                raise KeyboardInterrupt
+            assert cache.pages_in_use
+            raise KeyboardInterrupt
 
         def end(self) -> None: ...
 
+    model.generate(SOURCES, max_new_tokens=5)
+    assert cache.pages_in_use == 0
     with pytest.raises(KeyboardInterrupt):
         model.generate([5], max_new_tokens=5, streamer=Stop())
-    assert len(made) == 3
-    assert [source.cache.pages_in_use for source in made] == [0, 0, 0]
+    assert cache.pages_in_use == 0
+    assert model.kv_pool.reserved == 0
 
 
 def test_text_in_text_out(tiny: Any, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import qkv
-from qkv.generation import loop
 
 PROMPTS = [[5], [84, 72, 69, 220, 300], list(range(40, 140)), [7, 7, 7, 399]]
 
@@ -60,27 +59,33 @@ def test_sequences_that_end_early_leave_the_batch(model: qkv.Model, monkeypatch:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64, 101])
-def test_prefill_in_chunks_changes_nothing(model: qkv.Model, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    whole = model.generate(PROMPTS, max_new_tokens=20)
-    logits = _first_logits(model, monkeypatch)
-    monkeypatch.setattr(loop, "PREFILL_TOKENS", chunk)
-    assert model.generate(PROMPTS, max_new_tokens=20) == whole
-    assert _first_logits(model, monkeypatch) == logits
+def test_prefill_in_chunks_changes_nothing(
+    model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    whole, logits = _with_logits(model)
+    pool.clear()
+    monkeypatch.setattr("qkv.generation.scheduler.PREFILL_TOKENS", chunk)
+    monkeypatch.setattr("qkv.generation.scheduler.PREFILL_TOKENS_BESIDE_DECODING", chunk)
+    assert _with_logits(model) == (whole, logits)
 
 
-def _first_logits(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bits of the logits that follow each prompt."""
-    seen: list[bytes] = []
-    with monkeypatch.context() as patch:
-        accept = loop.RunningSequence.accept
+def test_cached_prefixes_change_nothing(model: qkv.Model, pool: Any) -> None:
+    whole, logits = _with_logits(model)
+    again, same = _with_logits(model)
+    assert (again, same) == (whole, logits)
+    assert [made.cached_tokens for made in whole] == [0] * len(PROMPTS)
+    assert [made.cached_tokens for made in again] == [len(prompt) - 1 for prompt in PROMPTS]
 
-        def noting(self: loop.RunningSequence, row: np.ndarray) -> None:
-            seen.append(row.tobytes())
-            accept(self, row)
 
-        patch.setattr(loop.RunningSequence, "accept", noting)
-        model.generate(PROMPTS, max_new_tokens=1)
-    return seen
+def _with_logits(model: qkv.Model) -> tuple[Any, dict[Any, bytes]]:
+    """What follows each prompt, and the bits of all logits on the way."""
+    seen: dict[Any, bytes] = {}
+
+    def noting(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        seen[tuple(ids.tolist())] = logits.tobytes()
+        return logits
+
+    return model.generate(PROMPTS, max_new_tokens=20, logits_processor=noting), seen
 
 
 def test_prompts_as_text_as_ids_and_as_arrays(model: qkv.Model) -> None:
@@ -103,6 +108,7 @@ def test_generation_ends_where_the_context_does(model: qkv.Model) -> None:
 
 def test_timings_add_up(model: qkv.Model) -> None:
     made = model.generate([5], max_new_tokens=20)
-    assert made.prefill_seconds > 0
-    assert made.tokens_per_second == pytest.approx(19 / made.decode_seconds)
+    assert made.timings.prefill > 0
+    assert 0 < made.timings.tokens[0] <= made.timings.tokens[-1]
+    assert made.tokens_per_second == pytest.approx(19 / made.timings.decode)
     assert model.generate([5], max_new_tokens=1).tokens_per_second == 0.0

@@ -10,24 +10,18 @@ import pytest
 import transformers
 
 import qkv
-from qkv import _ext
-from qkv.generation.cache import SequencePages, positions_for
 
 
-def pages_in_use(caches: list[Any]) -> list[int]:
-    return [cache.pages_in_use for cache in caches]
-
-
-def test_stream_joined_is_the_text(model: qkv.Model, caches: list[Any]) -> None:
+def test_stream_joined_is_the_text(model: qkv.Model, pool: Any) -> None:
     whole = model.generate("To be", max_new_tokens=60)
     got = list(model.generate("To be", max_new_tokens=60, stream=True))
     assert "".join(got) == whole.text
     assert len(got) > 20
     assert all(got)
-    assert pages_in_use(caches) == [0, 0]
+    assert pool.reserved == 0
 
 
-def test_stop_string_across_token_borders(model: qkv.Model, caches: list[Any]) -> None:
+def test_stop_string_across_token_borders(model: qkv.Model, pool: Any) -> None:
     whole = model.generate("To be", max_new_tokens=60)
     tokens = [model.tokenizer.decode([token]) for token in whole.token_ids]
     at = next(i for i in range(4, 50) if tokens[i].isascii() and tokens[i + 1].isascii() and len(tokens[i + 1]) > 1)
@@ -39,7 +33,7 @@ def test_stop_string_across_token_borders(model: qkv.Model, caches: list[Any]) -
     assert made.token_ids == whole.token_ids[: len(made.token_ids)]
     streamed = model.generate("To be", max_new_tokens=60, stop_strings=["never there", stop], stream=True)
     assert "".join(streamed) == made.text
-    assert pages_in_use(caches) == [0, 0, 0]
+    assert pool.reserved == 0
 
 
 def test_a_held_back_tail_is_text_after_all(model: qkv.Model) -> None:
@@ -87,83 +81,66 @@ def test_real_streamer_of_transformers(twins: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_dropped_stream_frees_its_pages(model: qkv.Model, caches: list[Any], steps: int) -> None:
+def test_dropped_stream_frees_its_pages(model: qkv.Model, pool: Any, steps: int) -> None:
     stream = model.generate("To be", max_new_tokens=100, stream=True)
     for _ in range(steps):
         next(stream)
-    assert pages_in_use(caches) == [1][:steps]
+    assert bool(pool.reserved) == bool(steps)
     stream.close()
-    assert pages_in_use(caches) == [0][:steps]
+    assert pool.reserved == 0
     stream = model.generate("To be", max_new_tokens=100, stream=True)
     next(stream)
     del stream
-    assert caches[-1].pages_in_use == 0
+    assert pool.reserved == 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_streamer_that_raises(model: qkv.Model, caches: list[Any], error: type[BaseException]) -> None:
+def test_streamer_that_raises(model: qkv.Model, pool: Any, error: type[BaseException]) -> None:
     def raising(piece: str) -> None:
         raise error
 
     with pytest.raises(error):
         model.generate("To be", streamer=raising)
-    assert pages_in_use(caches) == [0]
+    assert pool.reserved == 0
 
 
 @pytest.mark.parametrize("error", [qkv.Error, KeyboardInterrupt])
 def test_run_that_raises(
-    model: qkv.Model, caches: list[Any], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    run = model.run
+    expected = model.generate([[5] * 60, [5]], max_new_tokens=100)
+    pool.clear()
+    run = model.run_all
 
-    def raising(*args: Any, **options: Any) -> np.ndarray:
+    def raising(*args: Any, **options: Any) -> Any:
         if max(options["past"]) > 70:
-            assert caches[0].pages_in_use == 2 + 1
+            assert pool.pages_in_use >= 2 + 1
             raise error
         return run(*args, **options)
 
-    monkeypatch.setattr(model, "run", raising)
+    monkeypatch.setattr(model, "run_all", raising)
     with pytest.raises(error):
         model.generate([[5] * 60, [5]], max_new_tokens=100)
-    assert pages_in_use(caches) == [0]
+    assert pool.reserved == 0
+    monkeypatch.undo()
+    assert model.generate([[5] * 60, [5]], max_new_tokens=100) == expected
 
 
-def test_a_finished_sequence_frees_its_pages_at_once(
-    model: qkv.Model, caches: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_finished_sequence_gives_room_at_once(
+    model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[int] = []
-    run = model.run
+    reserved: list[int] = []
+    run = model.run_all
 
-    def noting(*args: Any, **options: Any) -> np.ndarray:
-        used.append(caches[0].pages_in_use)
+    def noting(*args: Any, **options: Any) -> Any:
+        reserved.append(pool.reserved)
         return run(*args, **options)
 
     others = model.generate([9], max_new_tokens=20).token_ids
     token = next(t for t in model.generate([5], max_new_tokens=20).token_ids[:-1] if t not in others)
-    caches.clear()
-    monkeypatch.setattr(model, "run", noting)
-    monkeypatch.setattr(model, "generation_config", {"eos_token_id": token})
-    model.generate([[5], [9]], max_new_tokens=20)
-    assert used[0] == 2
-    assert used[-1] == 1
-    assert pages_in_use(caches) == [0]
-
-
-def test_pages_survive_a_full_cache() -> None:
-    page = _ext.page_nbytes(1, 1, 8, "float32")
-    cache = _ext.KVCache(1, 1, 8, "float32", 2 * page)
-    pages = SequencePages(cache)
-    pages.grow(65)
-    assert len(pages.ids) == 2
-    with pytest.raises(qkv.Error, match="all 2 pages are in use"):
-        pages.grow(129)
-    pages.release()
-    pages.release()
-    assert cache.pages_in_use == 0
-
-
-def test_each_sequence_fills_whole_pages() -> None:
-    assert positions_for([1, 64, 65, 0]) == 64 + 64 + 128
+    monkeypatch.setattr(model, "run_all", noting)
+    model.generate([[5], [9]], max_new_tokens=20, eos_token_id=token)
+    assert reserved[0] == 2 * reserved[-1]
 
 
 @pytest.mark.parametrize("options", [{"stream": True}, {"streamer": print}])

@@ -57,7 +57,7 @@ def generate(
         _write("\n")
     if stats:
         print(
-            f"{made.prompt_tokens} prompt tokens in {made.prefill_seconds:.3f} s, then {len(made.token_ids)} "
+            f"{made.prompt_tokens} prompt tokens in {made.timings.prefill:.3f} s, then {len(made.token_ids)} "
             f"tokens at {made.tokens_per_second:.1f} tokens/s, ended by {made.finish_reason}",
             file=sys.stderr,
         )

@@ -1,7 +1,7 @@
-"""Text from a decoder: sampling, stopping, streaming, and the loop that runs one program per step."""
+"""Text from a decoder: searches, stopping, streaming, and the scheduler that runs one program per step."""
 
-from qkv.generation.loop import generate
-from qkv.generation.options import GenerateArguments, Options
-from qkv.generation.result import Generation
+from qkv.generation.engine import Engine, Stream, Submitted
+from qkv.generation.options import Options, UnusedSettings
+from qkv.generation.result import Generation, Speculation, Timings, TokenLogprobs
 
-__all__ = ["GenerateArguments", "Generation", "Options", "generate"]
+__all__ = ["Engine", "Generation", "Options", "Speculation", "Stream", "Submitted", "Timings", "TokenLogprobs"]
