@@ -43,7 +43,8 @@ class Options:
         eos_token_id: tokens that end the text; an id or a list of ids.
         do_sample: draw tokens at random instead of taking the most likely one each time; with beams, draw these.
         sampling: how tokens are drawn, None without do_sample. A caller gives its fields as options of their own:
-            temperature, top_k (0: all), top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff.
+            temperature, top_k (0: all, which is also the default; with Hugging Face 50), top_p, min_p, typical_p,
+            epsilon_cutoff, eta_cutoff.
         top_k: with penalty_alpha, among how many of the most likely tokens it chooses, >= 2; 50 unless given. Otherwise
             it is in `sampling`.
         seed: 0 to 2**64 - 1, makes sampling repeatable; another one each time unless given. Prompt number i of a list
