@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import qkv
 from qkv.cli.app import app
+from qkv.generation import Generation
 
 TEXTS = ["A [first] text.", "", "and a third"]
 
@@ -108,6 +109,42 @@ def test_generate_stops(decoder: Path) -> None:
     stops = [text[9:11], "never there"]
     shown = run("generate", decoder, "To be", "--max-new-tokens", 30, "--stop", stops[0], "--stop", stops[1])
     assert shown.stdout == text[: text.index(stops[0])] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([], {}),
+        (["--sample"], {"do_sample": True}),
+        (["--min-p", 0.1], {"min_p": 0.1, "do_sample": True}),
+        (["--greedy", "--max-time", 3], {"do_sample": False, "max_time": 3.0}),
+        (["--min-new-tokens", 2, "--lookup", 4], {"min_new_tokens": 2, "prompt_lookup_num_tokens": 4}),
+        (["--repetition-penalty", 1.2, "--no-repeat-ngram", 3], {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}),
+        (["--beams", 4, "--length-penalty", 0.5, "--json"], {"num_beams": 4, "length_penalty": 0.5}),
+        (["--logprobs", 2, "--json"], {"logprobs": 2}),
+    ],
+)
+def test_generate_passes_options_on(
+    decoder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], options: dict[str, object]
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def noting(model: qkv.Model, prompt: str, *, streamer: object, **options: object) -> Generation:
+        seen.append(options | {"streams": streamer is not None})
+        return Generation("", [], 1, "stop", 0.0, 0.0)
+
+    monkeypatch.setattr(qkv.Model, "generate", noting)
+    run("generate", decoder, "To be", *arguments)
+    assert seen == [options | {"streams": "--json" not in arguments}]
+
+
+def test_generate_shows_beams_at_the_end(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(model: qkv.Model, prompt: str, *, streamer: object, **options: object) -> Generation:
+        assert streamer is None
+        return Generation(", or not", [5], 1, "stop", 0.0, 0.0)
+
+    monkeypatch.setattr(qkv.Model, "generate", one)
+    assert run("generate", decoder, "To be", "--beams", 4).stdout == ", or not\n"
 
 
 def test_the_name_shakespeare(stand_in: Path) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int]
 
+_CUT = "shorten it, or let truncate='left' keep its end"
+
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
     """Whether this is one prompt (text or token ids) and not a list of prompts; an empty list is a list.
@@ -27,12 +29,16 @@ def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
     return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], (int, np.integer)))
 
 
-def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
+def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt], longest: int | None = None) -> list[list[int]]:
     """The token ids of every prompt, each at least one.
 
     A decoder's context has room for a new token behind the prompt; an encoder's may be filled by it. Text is
     tokenised as the checkpoint's tokenizer does it, special tokens included. A decoder's prompt without tokens
     becomes its beginning-of-sequence token.
+
+    Args:
+        longest: of a longer prompt only the last so many tokens are kept, >= 1. Special tokens that the tokenizer puts
+            before a text stay there; where a prompt is token ids, none are known.
 
     Raises:
         qkv.Error: a prompt is neither text nor token ids, an id is not in the vocabulary, a prompt is longer than
@@ -42,7 +48,12 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt]) -> list[lis
     encoded = []
     for index, prompt in enumerate(batch):
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
-        ids = _encode_text(model, prompt, name) if isinstance(prompt, str) else _check_ids(model, prompt, name)
+        if isinstance(prompt, str):
+            ids, special = _encode_text(model, prompt, name)
+        else:
+            ids, special = _check_ids(model, prompt, name), 0
+        if longest is not None:
+            ids = _truncated(ids, special, longest)
         encoded.append(ids or [_bos(model, name)])
         _check_length(model, len(encoded[-1]), name)
     return encoded
@@ -53,11 +64,11 @@ def _check_length(model: Model, tokens: int, name: str) -> None:
     if most is None:
         return
     if model.encoder and tokens > most:
-        raise Error(f"{name} has {tokens} tokens; the model's encoder reads at most {most}")
+        raise Error(f"{name} has {tokens} tokens; the model's encoder reads at most {most}: {_CUT}")
     if not model.encoder and tokens >= most:
         raise Error(
             f"{name} has {tokens} tokens, which leaves no room for a new one: the model's "
-            f"context is {most} tokens, prompt and generated text together"
+            f"context is {most} tokens, prompt and generated text together: {_CUT}"
         )
 
 
@@ -76,14 +87,25 @@ def decoder_start(model: Model) -> int:
     return token
 
 
-def _encode_text(model: Model, text: str, name: str) -> list[int]:
+def _truncated(ids: list[int], special: int, longest: int) -> list[int]:
+    """The last tokens, behind the first `special` ones."""
+    if len(ids) <= longest:
+        return ids
+    kept = min(special, longest - 1)
+    return ids[:kept] + ids[len(ids) - (longest - kept) :]
+
+
+def _encode_text(model: Model, text: str, name: str) -> tuple[list[int], int]:
+    """Token ids, and how many special tokens are before the text's."""
     if model.tokenizer is None:
         raise Error(f"{name} is text, but the checkpoint has no tokenizer; give token ids")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise Error(f"{name} is not valid Unicode: {error}") from error
-    return list(model.tokenizer.encode(text).ids)
+    encoding = model.tokenizer.encode(text)
+    mask = encoding.special_tokens_mask
+    return list(encoding.ids), mask.index(0) if 0 in mask else 0
 
 
 def _check_ids(model: Model, prompt: Any, name: str) -> list[int]:

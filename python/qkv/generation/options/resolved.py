@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,10 +43,12 @@ class Options:
         eos_token_id: tokens that end the text; an id or a list of ids.
         do_sample: draw tokens at random instead of taking the most likely one each time; with beams, draw these.
         sampling: how tokens are drawn, None without do_sample. A caller gives its fields as options of their own:
-            temperature, top_k (0: all), top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff.
+            temperature, top_k (0: all, which is also the default; with Hugging Face 50), top_p, min_p, typical_p,
+            epsilon_cutoff, eta_cutoff.
         top_k: with penalty_alpha, among how many of the most likely tokens it chooses, >= 2; 50 unless given. Otherwise
             it is in `sampling`.
-        seed: >= 0, makes sampling repeatable; prompt number i of a list draws its own numbers, made from (seed, i).
+        seed: 0 to 2**64 - 1, makes sampling repeatable; another one each time unless given. Prompt number i of a list
+            draws its own numbers, made from (seed, i).
         repetition_penalty: > 0; the logit of each token that the decoder has read, prompt included, is divided by it
             where positive and multiplied where negative (Keskar et al. 2019). 1 changes nothing.
         encoder_repetition_penalty: > 0; above 1 the prompt's tokens become more likely by it, below 1 less.
@@ -79,7 +82,9 @@ class Options:
         num_assistant_tokens: how many at once.
         logprobs: 0 to 20; the result has the log probability of each new token, and of the so many most likely ones
             there, as the model gives them.
-        truncate: "left" cuts a prompt that is too long at its beginning; None is an error then.
+        truncate: what happens to a prompt that is too long: None is an error; with "left" its last tokens are kept, as
+            many as leave room in the context for max_new_tokens (with max_length for up to 128), and at least one. An
+            encoder's context needs no such room. Special tokens that the tokenizer puts at the ends of a text stay.
         prefix: how the decoder's text begins, behind an encoder: a text, or token ids. It is not part of the result.
         state: a conversation to carry on, from the result of a single prompt.
         keep_state: keep what is needed to carry on, in the result.
@@ -95,7 +100,7 @@ class Options:
     do_sample: bool = False
     sampling: SamplingParams | None = None
     top_k: int | None = None
-    seed: int | None = None
+    seed: int = 0
     repetition_penalty: float = 1.0
     encoder_repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -151,6 +156,7 @@ class Options:
             check_streaming(choice)
         _check_model(choice, model)
         chosen = {f.name: choice[f.name] for f in fields(cls)} | {
+            "seed": choice.given.get("seed", secrets.randbits(64)),
             "sampling": _sampling(choice, model, given),
             "top_k": _candidates(choice, model, given),
             "bad_words_ids": tuple(
@@ -168,6 +174,23 @@ class Options:
     def streamable(self) -> bool:
         """Whether there is one text for a prompt, which grows token by token."""
         return self.num_beams == 1 and self.num_return_sequences == 1 and self.penalty_alpha is None
+
+    def longest_prompt(self, context_length: int | None, encoder: bool) -> int | None:
+        """To how many tokens a prompt is cut, >= 1; None where it is not.
+
+        Args:
+            context_length: of the model; None where it has no bound.
+            encoder: whether an encoder reads the prompt.
+        """
+        if self.truncate is None:
+            return None
+        if encoder:
+            return context_length
+        lengths = [length for length in (context_length, self.max_length) if length is not None]
+        if not lengths:
+            return None
+        room = min(_DEFAULT_NEW_TOKENS, min(lengths) // 2) if self.max_new_tokens is None else self.max_new_tokens
+        return max(1, min(lengths) - room)
 
     def limit(self, start_tokens: int, context_length: int | None) -> int:
         """The most new tokens for a prompt, >= 1.

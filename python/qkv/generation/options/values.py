@@ -221,7 +221,7 @@ _KINDS: Mapping[str, Kind] = {
     "typical_p": _FILTER,
     "epsilon_cutoff": _FILTER,
     "eta_cutoff": _FILTER,
-    "seed": _integer(0, most=2**64 - 1),
+    "seed": Kind("an integer >= 0 and < 2**64", _integer(0, most=2**64 - 1).read),
     "repetition_penalty": _PENALTY,
     "encoder_repetition_penalty": _PENALTY,
     "presence_penalty": _SUBTRACTED,
