@@ -24,6 +24,7 @@ void register_weight(py::module_& m);     // packed weights
 void register_program(py::module_& m);    // programs, KV cache, runs
 void register_attention(py::module_& m);  // attention's shape, and attention on arrays
 void register_sampling(py::module_& m);   // from logits to tokens
+void register_beams(py::module_& m);      // beam search
 void register_ops(py::module_& m);        // kernels on arrays
 void register_ceilings(py::module_& m);   // what the machine gives, timed
 

@@ -18,6 +18,7 @@ PYBIND11_MODULE(_ext, m) {
   qkv::register_attention(m);
   qkv::register_program(m);
   qkv::register_sampling(m);
+  qkv::register_beams(m);
   qkv::register_ops(m);
   qkv::register_ceilings(m);
 }

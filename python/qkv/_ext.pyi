@@ -304,6 +304,15 @@ def choose(
 def uniform(seed: int, stream: int, step: int) -> float:
     """Number `step` of a stream of random numbers, in [0, 1)."""
 
+def best_continuations(
+    scores: _Float32, running: Sequence[float], groups: Sequence[tuple[int, int]], threads: int = 1
+) -> list[list[tuple[float, int, int]]]:
+    """For each group the best (score, beam, token), best first; of equal ones the first.
+
+    scores: [rows, vocabulary], to which `running` [rows] is added. groups: (rows, continuations wanted); beams are
+    counted within them. Minus infinity is left out. A group is empty where a score is NaN or plus infinity.
+    """
+
 # --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------
 
 def map(function: str, x: _Float32, threads: int = 1) -> _Float32:

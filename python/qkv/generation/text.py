@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class Detokenizer:
         self._shown = len(text) - _held(text)
         # The window's tokens up to here are complete characters.
         self._clean = len(self._window) if self._shown == len(text) else 0
+
+    def copy(self) -> Detokenizer:
+        """One that goes on from here by itself."""
+        twin = copy(self)
+        twin._window = list(self._window)
+        return twin
 
     def push(self, token: int) -> str:
         """Add a token; returns the text that is certain now, often a word, sometimes nothing."""
@@ -142,6 +149,14 @@ class TextStream:
     @property
     def stopped(self) -> bool:
         return self._stops.found
+
+    def copy(self) -> TextStream:
+        """One that goes on from here by itself."""
+        twin = copy(self)
+        twin._detokenizer = self._detokenizer.copy()
+        twin._stops = copy(self._stops)
+        twin._pieces = list(self._pieces)
+        return twin
 
     def push(self, token: int) -> str:
         """Add a token; returns the next piece of text, maybe empty."""
