@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import qkv
 from qkv import _ext
-from qkv.generation.cached import CachedSequence
+from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool, Reservation, pages_for
 from qkv.graph import CacheShape
 
