@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.errors import Error
@@ -127,7 +128,18 @@ class Sampler:
         """
         draw = _ext.uniform(self._seed, self._index, self._step)
         self._step += 1
-        return _ext.choose([self._filters], logits[None], [draw])[0]
+        token = _ext.choose([self._filters], logits[None], [draw])[0]
+        if token < 0:
+            raise Error(describe_bad_row(logits))
+        return token
+
+
+def describe_bad_row(logits: NDArray[np.float32]) -> str:
+    """Why no token can be chosen from these logits `[vocab]`, for which `_ext.choose` returns -1."""
+    bad = np.flatnonzero(~(logits < np.inf))
+    if bad.size:
+        return f"the logits are not finite: token {bad[0]} has {logits[bad[0]]}; expected numbers"
+    return f"the logits are not finite: all {logits.size} are -inf, so that there is no token to choose"
 
 
 def _is_number(value: Any) -> bool:
