@@ -17,7 +17,9 @@ PYBIND11_MODULE(_ext, m) {
   qkv::register_weight(m);
   qkv::register_attention(m);
   qkv::register_program(m);
+  qkv::register_rules(m);
   qkv::register_sampling(m);
+  qkv::register_logprobs(m);
   qkv::register_beams(m);
   qkv::register_ops(m);
   qkv::register_ceilings(m);
