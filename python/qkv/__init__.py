@@ -6,13 +6,14 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 """
 
 from qkv import ops
-from qkv.errors import CheckpointError, Error, UnsupportedArchitecture, UnusedWeights
+from qkv.errors import Cancelled, CheckpointError, Error, UnsupportedArchitecture, UnusedWeights
 from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
 from qkv.model import Model
 from qkv.planning import plan
 
 __all__ = [
+    "Cancelled",
     "CheckpointError",
     "Error",
     "Model",
