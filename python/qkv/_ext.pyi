@@ -117,6 +117,14 @@ class KVCache:
     def page_nbytes(self) -> int: ...
 
 @final
+class Cancel:
+    """A flag that ends a run from another thread, for good."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+
+@final
 class Batch:
     """What one run works on: sequences laid end to end."""
 
@@ -247,8 +255,13 @@ class Program:
     def rows(self, output: str) -> Literal["tokens", "sequences", "logits"]: ...
     @property
     def outputs(self) -> list[str]: ...
-    def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
-        """One array for each output; without outputs all steps run, for what they store."""
+    def run(self, outputs: Sequence[str], batch: Batch, threads: int, cancel: Cancel | None = None) -> list[_Float32]:
+        """One array for each output; without outputs all steps run, for what they store.
+
+        Ends early with what a signal handler raises (on Python's main thread), or with qkv.Cancelled once `cancel` is
+        set. Positions of the cache from `past` on hold anything then.
+        """
+
     @property
     def reach(self) -> int | None:
         """The most positions before its own that a query looks at, in any layer; None when one sees all of them.

@@ -85,18 +85,19 @@ class Runner:
                 self._kv_pool = PagePool(self._cache_shape, self.kv_cache_bytes, self.program, self.num_threads)
             return self._kv_pool
 
-    def read_source(self, sequences: Sequence[NDArray[np.int32]]) -> Source:
+    def read_source(self, sequences: Sequence[NDArray[np.int32]], cancel: _ext.Cancel | None = None) -> Source:
         """What the encoder finds in some token ids, for the decoder's runs.
 
         Raises:
             qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long.
+            qkv.Cancelled: another thread set `cancel`.
         """
         encoder = self._encoder_for(sequences)
         assert self._source_shape
         source = Source.empty(self._source_shape, [len(s) for s in sequences])
         for some in split_in_batches(source.lengths):
             batch = make_batch([sequences[i] for i in some], source=source.part(some))
-            encoder.run([], batch, self.num_threads)
+            encoder.run([], batch, self.num_threads, cancel)
         return source
 
     def run_encoder(
@@ -132,6 +133,7 @@ class Runner:
         source: Source | None = None,
         weights: Sequence[Sequence[NDArray[np.float32]]] = (),
         cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
+        cancel: _ext.Cancel | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
 
@@ -147,6 +149,12 @@ class Runner:
             source: what the encoder read, for each sequence of a decoder.
             weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
                 each sequence, or nothing. cross_weights: the same for steps of cross-attention.
+            cancel: ends the run when another thread sets it. What ends a run early, Ctrl-C too, leaves positions of the
+                cache before `past` as they are.
+
+        Raises:
+            qkv.Error: a sequence is too long, or arguments do not fit together.
+            qkv.Cancelled: another thread set `cancel`.
         """
         lengths = [len(s) for s in sequences]
         for i, length in enumerate(lengths):
@@ -165,7 +173,7 @@ class Runner:
             weights=weights,
             cross_weights=cross_weights,
         )
-        return self.program.run(outputs, batch, self.num_threads)
+        return self.program.run(outputs, batch, self.num_threads, cancel)
 
     def _check_length(self, index: int, tokens: int) -> None:
         if self.context_length is not None and tokens > self.context_length:
