@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from qkv.generation import Generation
     from qkv.generation.prompts import Prompt
+    from qkv.generation.state import State
     from qkv.generation.streamer import Streamer
 
 # [heads, tokens, keys] of each sequence and layer
@@ -303,6 +305,17 @@ class Model(Runner):
             streamer=streamer,
             stream=stream,
         )
+
+    def load_state(self, path: str | Path) -> State:
+        """A conversation that `State.save` wrote, in this process or another, with this model.
+
+        Raises:
+            qkv.CheckpointError: it is no saved state, damaged, or of another model.
+            qkv.Error: its keys and values do not fit beside those in use.
+        """
+        from qkv.generation.state import State
+
+        return State.load(path, self)
 
     def _read(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None

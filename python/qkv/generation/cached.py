@@ -33,16 +33,23 @@ class CachedSequence:
         self.planned = planned
         self.source = source
         self._class = pool.rotary_class(planned)
-        self._shared = source is None
+        self.shared = source is None
 
     def __repr__(self) -> str:
         return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
 
     def match(self) -> None:
         """Take over the longest cached prefix, but leave a token to be run. Before the first run."""
-        if self._shared and not self.pages:
+        if self.shared and not self.pages:
             found = self._pool.find(self.ids[:-1], self._class)
             self.pages, self.past = found.pages, found.positions
+
+    def adopt(self, pages: Sequence[int], past: int, *, shared: bool) -> None:
+        """Begin with pages that somebody else holds, too, and that have the first `past` tokens. Instead of `match`.
+
+        With `shared` False nobody else finds what is written behind them.
+        """
+        self.pages, self.past, self.shared = self._pool.retain(pages), past, shared
 
     def grow(self, positions: int) -> None:
         """Have pages for so many positions, and none behind `past` that somebody else could see written to.
@@ -63,7 +70,7 @@ class CachedSequence:
         whole = self.past // _ext.page_tokens
         if whole == before // _ext.page_tokens:
             return
-        if self._shared:
+        if self.shared:
             self._pool.keep(self.ids[: whole * _ext.page_tokens], self._class, self.pages)
         self._free_unseen()
 
@@ -79,13 +86,12 @@ class CachedSequence:
     def fork(self) -> CachedSequence:
         """Another sequence that begins like this one. They share all pages until one writes to them."""
         other = CachedSequence(self._pool, self.ids, self.planned, self.source)
-        other.past, other.pages = self.past, self._pool.retain(self.pages)
-        other._shared = self._shared
+        other.adopt(self.pages, self.past, shared=self.shared)
         return other
 
     def release(self) -> None:
         """Give the pages back; safe to call twice. The tokens stay."""
-        if self._shared and self.past:
+        if self.shared and self.past:
             self._pool.keep(self.ids[: self.past], self._class, self.pages)
         self.past = 0
         self._pool.release(self.pages)

@@ -39,6 +39,7 @@ class PagePool:
     longest ago first. Memory is taken when a page is first used.
 
     Attributes:
+        shape: of keys and values.
         cache: where the pages are.
         reach: see `_ext.Program.reach`.
     """
@@ -54,6 +55,7 @@ class PagePool:
                 f"{nbytes} bytes for keys and values (kv_cache_bytes) hold no page of {_ext.page_tokens} tokens; "
                 f"one takes {shape.page_nbytes} bytes"
             )
+        self.shape = shape
         self.cache = shape.cache(nbytes // shape.page_nbytes)
         self.reach = program.reach
         self._program = program
