@@ -296,8 +296,19 @@ def test_forks_share_until_they_write(pool: PagePool) -> None:
     for other in [one, *others]:
         check_keys(pool, other)
         other.release()
-    assert pool.pages_in_use == 5  # all four endings can be found
-    assert matched(pool, [*ids, 202, 1]) == 101
+    assert pool.pages_in_use == 2  # only the first one's ending can be found
+    assert matched(pool, [*ids, 200, 1]) == 101
+    assert matched(pool, [*ids, 202, 1]) == 100
+
+
+def test_whole_pages_of_forks_are_found(pool: PagePool) -> None:
+    one = start(pool, tokens(100))
+    other = one.fork()
+    one.release()
+    other.ids += tokens(80, 1)
+    run(pool, other, 80)
+    other.release()
+    assert matched(pool, [*tokens(100), *tokens(80, 1)]) == 128
 
 
 def test_the_prefix_used_longest_ago_is_given_up(pool: PagePool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkv import _ext
 from qkv.generation.pool import PagePool, pages_for
-from qkv.generation.prefixes import NO_PAGE
+from qkv.generation.prefixes import NO_PAGE, Place
 
 if TYPE_CHECKING:
     from qkv.source import Source
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 class CachedSequence:
     """Tokens and their pages. Whole pages can be found by other texts that begin alike as soon as they are filled, and
-    the last one when the sequence is released.
+    the last one when the sequence is released; that of a fork is not, as beams that are dropped at every step would fill
+    the cache with theirs.
 
     Attributes:
         ids: the tokens that are certain: of the prompt, or of a decoder's start, and those written since.
@@ -34,6 +36,8 @@ class CachedSequence:
         self.source = source
         self._class = pool.rotary_class(planned)
         self.shared = source is None
+        self._place = Place()
+        self._forked = False
 
     def __repr__(self) -> str:
         return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
@@ -71,7 +75,7 @@ class CachedSequence:
         if whole == before // _ext.page_tokens:
             return
         if self.shared:
-            self._pool.keep(self.ids[: whole * _ext.page_tokens], self._class, self.pages)
+            self._pool.keep(self.ids, whole * _ext.page_tokens, self._class, self.pages, self._place)
         self._free_unseen()
 
     def _free_unseen(self) -> None:
@@ -87,11 +91,13 @@ class CachedSequence:
         """Another sequence that begins like this one. They share all pages until one writes to them."""
         other = CachedSequence(self._pool, self.ids, self.planned, self.source)
         other.adopt(self.pages, self.past, shared=self.shared)
+        other._place, other._forked = replace(self._place), True
         return other
 
     def release(self) -> None:
         """Give the pages back; safe to call twice. The tokens stay."""
-        if self.shared and self.past:
-            self._pool.keep(self.ids[: self.past], self._class, self.pages)
+        if self.shared and self.past and not self._forked:
+            # From the root: the whole text is what was used last.
+            self._pool.keep(self.ids, self.past, self._class, self.pages, Place())
         self.past = 0
         self._pool.release(self.pages)
