@@ -147,7 +147,6 @@ class Engine:
         longest = options.longest_prompt(self.model.context_length, bool(self.model.encoder))
         (ids,) = encode_prompts(self.model, prompt, longest)
         request = Request(self.model, ids, options, live=live)
-        self.model.kv_pool.check_fits(request.pages)
         delivery = Delivery(request)
         self._worker.add(delivery)
         return delivery

@@ -240,6 +240,10 @@ class Reservation:
         self.pages -= pages
         return Reservation(self._pool, pages)
 
+    def join(self, other: Reservation) -> None:
+        """Take over what another one holds of the same pool."""
+        self.pages, other.pages = self.pages + other.pages, 0
+
     def release(self) -> None:
         """Give the right back; safe to call twice. The pages themselves are to be released before."""
         pages, self.pages = self.pages, 0

@@ -13,6 +13,7 @@ from qkv.generation.result import Generation, Timings
 from qkv.generation.rules import LogitRules
 from qkv.generation.search import Found, Search, Task, kind_of
 from qkv.generation.sequence import CachedSequence
+from qkv.generation.state import State
 from qkv.generation.text import TextStream
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ class Request:
         self.options = options
         self.number = next(_numbers)
         self.source = list(prompt) if model.encoder else []
-        self.start = [decoder_start(model), *options.prefix] if model.encoder else list(prompt)
+        if model.encoder:
+            self.start = [decoder_start(model), *options.prefix]
+        else:
+            self.start = [*(options.state.ids if options.state else []), *prompt]
         self.limit = options.limit(len(self.start), model.context_length)
         self.planned = len(self.start) + self.limit
         self.kind: type[Search] = kind_of(options)
@@ -94,9 +98,12 @@ class Request:
         """There is room for it now; what the encoder read is there."""
         model, options = self._model, self.options
         self._reservation, self._source = reservation, source
-        sequence = CachedSequence(model.kv_pool, self.start, self.planned, source)
-        if source is None and not self.kind.wants_hidden:
-            sequence.match()
+        if options.state is not None:
+            sequence = options.state.sequence(self.start[len(options.state.ids) :], self.planned)
+        else:
+            sequence = CachedSequence(model.kv_pool, self.start, self.planned, source)
+            if source is None and not self.kind.wants_hidden:
+                sequence.match()
         self._cached = sequence.past
         rules = LogitRules(
             start=len(self.start),
@@ -174,5 +181,10 @@ class Request:
             ),
             cached_tokens=self._cached,
             speculation=found.speculation,
-            state=found.state,
+            state=self._state(found),
         )
+
+    def _state(self, found: Found) -> State | None:
+        if not self.options.keep_state or found.sequence is None or self._reservation is None:
+            return None
+        return State.of(self._model, found.sequence, self._reservation)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qkv import _ext
 from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
+from qkv.generation.pool import pages_for
 from qkv.generation.search import Feed, Search
 from qkv.source import SOURCE_TOKENS, Source
 
@@ -41,6 +42,15 @@ class Share:
     complete: bool
 
 
+@dataclass
+class _Admission:
+    """Room for a request: for its own pages, and for those of what its encoder reads."""
+
+    request: Request
+    pages: Reservation
+    source: Reservation | None
+
+
 class Scheduler:
     """Not for several threads at once; any number of schedulers may share a model.
 
@@ -65,11 +75,23 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def add(self, request: Request) -> None:
-        """Raises:
-        qkv.Error: it needs more pages than there are.
+    def check_fits(self, request: Request) -> None:
+        """From any thread.
+
+        Raises:
+            qkv.Error: the request needs more pages than there can be.
         """
         self._pool.check_fits(request.pages)
+        if request.source:
+            self._model.source_pool.check_fits(pages_for(len(request.source)))
+
+    def add(self, request: Request) -> None:
+        """Let it wait for its turn.
+
+        Raises:
+            qkv.Error: as `check_fits`.
+        """
+        self.check_fits(request)
         bisect.insort(self._waiting, request, key=lambda r: r.order)
 
     def step(self) -> list[Request]:
@@ -139,7 +161,7 @@ class Scheduler:
 
     def _admit(self) -> int:
         """Let those that wait in front run, as long as there is room; returns how many."""
-        admitted: list[tuple[Request, Reservation]] = []
+        admitted: list[_Admission] = []
         sequences = sum(r.kind.lanes(r.options) for r in self._running)
         source_tokens = 0
         for request in self._waiting:
@@ -148,33 +170,56 @@ class Scheduler:
             alone = not self._running and not admitted
             if not alone and (sequences > MOST_SEQUENCES or source_tokens > SOURCE_TOKENS):
                 break
-            reservation = self._pool.reserve(request.pages)
-            if reservation is None:
+            room = self._reserve(request)
+            if room is None:
                 break
-            admitted.append((request, reservation))
+            admitted.append(room)
         if admitted:
             self._begin(admitted)
         return len(admitted)
 
-    def _begin(self, admitted: Sequence[tuple[Request, Reservation]]) -> None:
-        sources: list[Source | None] = [None] * len(admitted)
+    def _reserve(self, request: Request) -> _Admission | None:
+        """Room for a request and for what its encoder reads; None if there is not enough at the moment."""
+        pages = self._pool.reserve(request.pages)
+        if pages is None:
+            return None
+        source = None
+        if request.source:
+            source = self._model.source_pool.reserve(pages_for(len(request.source)))
+            if source is None:
+                pages.release()
+                return None
+        return _Admission(request, pages, source)
+
+    def _begin(self, admitted: Sequence[_Admission]) -> None:
         started = time.perf_counter()
+        sources: list[Source | None] = [None] * len(admitted)
         try:
             if self._model.encoder:
-                read = self._model.read_source([np.array(r.source, np.int32) for r, _ in admitted])
+                read = self._read_sources(admitted)
                 sources = [read.part([i]) for i in range(len(admitted))]
         except BaseException:  # an interruption, too: they go on waiting
-            for _, reservation in admitted:
-                reservation.release()
+            for room in admitted:
+                room.pages.release()
             raise
         seconds = time.perf_counter() - started
         del self._waiting[: len(admitted)]
-        for (request, reservation), source in zip(admitted, sources, strict=True):
-            self._running.append(request)
-            request.begin(reservation, source)
+        for room, source in zip(admitted, sources, strict=True):
+            self._running.append(room.request)
+            room.request.begin(room.pages, source)
             if source:
-                request.took(seconds)
+                room.request.took(seconds)
         self._running.sort(key=lambda r: r.order)
+
+    def _read_sources(self, admitted: Sequence[_Admission]) -> Source:
+        together, *others = [room.source for room in admitted if room.source]
+        for other in others:
+            together.join(other)
+        sequences = [np.array(room.request.source, np.int32) for room in admitted]
+        try:
+            return self._model.read_source(sequences, together, self._cancel)
+        finally:
+            together.release()  # what was not taken over
 
     def _plan(self) -> list[Share]:
         """The next run. Requests of one kind of search lie together."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkv import _ext
 from qkv.generation.pool import PagePool, pages_for
-from qkv.generation.prefixes import NO_PAGE
+from qkv.generation.prefixes import NO_PAGE, Place
 
 if TYPE_CHECKING:
     from qkv.source import Source
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 class CachedSequence:
     """Tokens and their pages. Whole pages can be found by other texts that begin alike as soon as they are filled, and
-    the last one when the sequence is released.
+    the last one when the sequence is released; that of a fork is not, as beams that are dropped at every step would fill
+    the cache with theirs.
 
     Attributes:
         ids: the tokens that are certain: of the prompt, or of a decoder's start, and those written since.
@@ -33,16 +35,25 @@ class CachedSequence:
         self.planned = planned
         self.source = source
         self._class = pool.rotary_class(planned)
-        self._shared = source is None
+        self.shared = source is None
+        self._place = Place()
+        self._forked = False
 
     def __repr__(self) -> str:
         return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
 
     def match(self) -> None:
         """Take over the longest cached prefix, but leave a token to be run. Before the first run."""
-        if self._shared and not self.pages:
+        if self.shared and not self.pages:
             found = self._pool.find(self.ids[:-1], self._class)
             self.pages, self.past = found.pages, found.positions
+
+    def adopt(self, pages: Sequence[int], past: int, *, shared: bool) -> None:
+        """Begin with pages that somebody else holds, too, and that have the first `past` tokens. Instead of `match`.
+
+        With `shared` False nobody else finds what is written behind them.
+        """
+        self.pages, self.past, self.shared = self._pool.retain(pages), past, shared
 
     def grow(self, positions: int) -> None:
         """Have pages for so many positions, and none behind `past` that somebody else could see written to.
@@ -63,8 +74,8 @@ class CachedSequence:
         whole = self.past // _ext.page_tokens
         if whole == before // _ext.page_tokens:
             return
-        if self._shared:
-            self._pool.keep(self.ids[: whole * _ext.page_tokens], self._class, self.pages)
+        if self.shared:
+            self._pool.keep(self.ids, whole * _ext.page_tokens, self._class, self.pages, self._place)
         self._free_unseen()
 
     def _free_unseen(self) -> None:
@@ -79,13 +90,14 @@ class CachedSequence:
     def fork(self) -> CachedSequence:
         """Another sequence that begins like this one. They share all pages until one writes to them."""
         other = CachedSequence(self._pool, self.ids, self.planned, self.source)
-        other.past, other.pages = self.past, self._pool.retain(self.pages)
-        other._shared = self._shared
+        other.adopt(self.pages, self.past, shared=self.shared)
+        other._place, other._forked = replace(self._place), True
         return other
 
     def release(self) -> None:
         """Give the pages back; safe to call twice. The tokens stay."""
-        if self._shared and self.past:
-            self._pool.keep(self.ids[: self.past], self._class, self.pages)
+        if self.shared and self.past and not self._forked:
+            # From the root: the whole text is what was used last.
+            self._pool.keep(self.ids, self.past, self._class, self.pages, Place())
         self.past = 0
         self._pool.release(self.pages)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from qkv import _ext
 from qkv.errors import Error
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool, Reservation, pages_for
 from qkv.generation.prefixes import NO_PAGE
+from qkv.generation.sequence import CachedSequence
 
 if TYPE_CHECKING:
     from qkv.model import Model

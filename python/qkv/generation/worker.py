@@ -83,8 +83,9 @@ class Worker:
 
     def add(self, delivery: Delivery) -> None:
         """Raises:
-        qkv.Error: the worker has ended.
+        qkv.Error: the request needs more pages than there can be, or the worker has ended.
         """
+        self._scheduler.check_fits(delivery.request)
         with self._wake:
             if self._closed:
                 raise Error("the engine is closed")

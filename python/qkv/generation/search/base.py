@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from qkv.generation.result import FinishReason, Speculation, TokenLogprobs
     from qkv.generation.rules import LogitRules
     from qkv.generation.sequence import CachedSequence
-    from qkv.generation.state import State
     from qkv.generation.text import TextStream
 
 
@@ -39,7 +38,7 @@ class Found:
         logprobs: of each new token, where they were asked for.
         times: when each new token came, as `time.perf_counter` counts; empty for beams.
         speculation: how well tokens were guessed, where they were.
-        state: prompt and text to go on from, where it was asked for.
+        sequence: prompt and text, whose pages are still there with `keep_state`.
     """
 
     ids: list[int]
@@ -49,7 +48,7 @@ class Found:
     logprobs: list[TokenLogprobs] | None = None
     times: Sequence[float] = ()
     speculation: Speculation | None = None
-    state: State | None = None
+    sequence: CachedSequence | None = None
 
 
 @dataclass(frozen=True)

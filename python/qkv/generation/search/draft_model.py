@@ -74,7 +74,7 @@ class DraftModel:
         while True:
             count = min(len(sequence.ids) - sequence.past, PREFILL_TOKENS)
             sequence.grow(sequence.past + count)
-            rows = self._model.run(
+            rows: np.ndarray = self._model.run(
                 "logits",
                 [np.array(sequence.ids[sequence.past : sequence.past + count], np.int32)],
                 wanted="last",
@@ -85,4 +85,4 @@ class DraftModel:
             )
             sequence.advance(count)
             if sequence.past == len(sequence.ids):
-                return rows[0]
+                return rows[0]  # type: ignore[no-any-return]

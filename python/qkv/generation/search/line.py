@@ -54,7 +54,8 @@ class Line:
             self.finish_reason = "length"
         if self.finish_reason:
             piece += self._finish_text() if task.live else ""
-            self.sequence.release()
+            if not task.options.keep_state:
+                self.sequence.release()
         if task.live:
             self.events.append((token, piece))
 
@@ -79,6 +80,7 @@ class Line:
             logprobs=self._logprobs if self._task.options.logprobs is not None else None,
             times=self._times,
             speculation=speculation,
+            sequence=self.sequence,
         )
 
     @property
