@@ -41,7 +41,7 @@ class Filtering {
     } else {
       take_all();
       if (filters_.top_p < 1) keep_nucleus_of_all();
-      else list_all(filters_.min_p);
+      else list_all(least_likely());
     }
     if (filters_.min_p > 0) keep_at_least(filters_.min_p * likeliest_probability());
     if (filters_.typical_p < 1) keep_typical();
@@ -61,7 +61,8 @@ class Filtering {
   int64_t draw_of_all(double draw) const {
     const float* p = w_.probabilities.data();
     std::vector<double>& sums = w_.masses;
-    sum_blocks(p, sums);
+    sums.resize(w_.block_most.size());
+    kernels_.block_sums(p, n_, sums.data());
     double total = 0;
     for (const double sum : sums) total += sum;
     double left = draw * total;
@@ -79,23 +80,6 @@ class Filtering {
   }
 
  private:
-  // The sum of each block, added up in order. One sum is a chain of additions that wait for each other: several blocks
-  // go together.
-  void sum_blocks(const float* p, std::vector<double>& sums) const {
-    constexpr size_t kTogether = 8;
-    sums.assign(w_.block_most.size(), 0);
-    const auto whole = static_cast<size_t>(n_ / kBlock);
-    size_t block = 0;
-    for (; block + kTogether <= whole; block += kTogether, p += kTogether * kBlock) {
-      std::array<double, kTogether> sum{};
-      for (int64_t i = 0; i < kBlock; ++i)
-        for (size_t b = 0; b < kTogether; ++b) sum[b] += p[b * kBlock + static_cast<size_t>(i)];
-      std::copy(sum.begin(), sum.end(), sums.begin() + static_cast<std::ptrdiff_t>(block));
-    }
-    for (int64_t i = 0; i < n_ - static_cast<int64_t>(block) * kBlock; ++i)
-      sums[block + static_cast<size_t>(i / kBlock)] += p[i];
-  }
-
   // The tokens whose logit is at least `bound`, in order; none of probability 0.
   void collect(float bound) {
     bound = std::max(bound, std::numeric_limits<float>::lowest());
@@ -120,16 +104,32 @@ class Filtering {
   // At least those that are `likely` times as likely as the likeliest. Returns their probability.
   double list_all(double likely = 0) {
     constexpr double kSlack = 1e-3;  // for the rounding of logarithms
-    collect(static_cast<float>(most_ + filters_.temperature * (std::log(likely) - kSlack)));
+    collect(std::nextafter(static_cast<float>(most_ + filters_.temperature * (std::log(likely) - kSlack)), -kInfinity));
     double mass = 0;
     for (Candidate& c : list_) mass += c.probability = w_.probabilities[static_cast<size_t>(c.id)];
     return mass;
   }
 
-  // The nucleus mostly lies among few tokens that are much likelier than the rest: these are tried first.
+  // The nucleus mostly lies among few tokens that are much likelier than the rest: these are tried first, then ever
+  // more. Candidates are drawn in an order that a partly listed bin of keep_nucleus would change: a tenth more are
+  // whole bins, as in a list of all tokens.
   void keep_nucleus_of_all() {
-    if (list_all(1e-3) < filters_.top_p) list_all();
+    constexpr double kFirst = 1e-3, kLast = 1e-6;
+    double likely = kFirst;
+    while (list_all(likely) < filters_.top_p && likely > 0) likely = likely > kLast ? likely / 10 : 0;
+    if (likely > 0 && likely < kFirst) list_all(0.9 * likely);
     keep_nucleus();
+  }
+
+  // How much less likely than the likeliest a token may be that is sure to be left by the other filters. A cutoff says
+  // that where the probabilities are still those of all tokens.
+  double least_likely() const {
+    if (filters_.min_p > 0) return filters_.min_p;
+    if (filters_.typical_p < 1 || filters_.epsilon_cutoff == 0) return 0;
+    const auto block = std::find(w_.block_most.begin(), w_.block_most.end(), most_) - w_.block_most.begin();
+    const float* p = w_.probabilities.data() + block * kBlock;
+    const double largest = *std::max_element(p, p + std::min(kBlock, n_ - block * kBlock));
+    return std::min(1.0, filters_.epsilon_cutoff / largest);
   }
 
   // A histogram over the leading bits of probabilities, 16 bins an octave, finds the bin where the nucleus ends; only
@@ -174,16 +174,29 @@ class Filtering {
     return sum;
   }
 
+  // Only as many as may be needed are put in order: first a few, then ever more.
   void keep_typical() {
-    const double expected = entropy();
-    const auto oddness = [expected](const Candidate& c) { return std::abs(-std::log(c.probability) - expected); };
-    std::sort(list_.begin(), list_.end(),
-              [&](const Candidate& a, const Candidate& b) { return oddness(a) < oddness(b); });
-    double mass = 0;
-    size_t last = 0;
-    while (last + 1 < list_.size() && (mass += list_[last].probability) < filters_.typical_p) ++last;
-    const double bound = oddness(list_[last]);
-    std::erase_if(list_, [&](const Candidate& c) { return oddness(c) > bound; });
+    constexpr std::ptrdiff_t kFirst = 512, kGrowth = 4;
+    std::vector<Oddness>& odd = w_.odd;
+    odd.clear();
+    double expected = 0;  // surprise, which is the entropy
+    for (const Candidate& c : list_) {
+      odd.push_back({-std::log(c.probability), c});
+      if (c.probability > 0) expected += c.probability * odd.back().value;
+    }
+    for (Oddness& o : odd) o.value = std::abs(o.value - expected);
+    auto kept = odd.begin(), sorted = odd.begin();  // where those that stay end, and those that are in order
+    for (double mass = 0; kept != odd.end() && mass < filters_.typical_p; mass += kept++->candidate.probability) {
+      if (kept != sorted) continue;
+      sorted += std::min(odd.end() - sorted, std::max(kFirst, kGrowth * (sorted - odd.begin())));
+      if (sorted != odd.end()) std::nth_element(kept, sorted, odd.end());
+      std::sort(kept, sorted);
+    }
+    const auto equally_odd = [bound = (kept - 1)->value](const Oddness& o) { return o.value <= bound; };
+    const auto end = std::partition(kept, odd.end(), equally_odd);
+    std::sort(kept, end);
+    list_.clear();
+    for (auto o = odd.begin(); o != end; ++o) list_.push_back(o->candidate);
     normalise(list_);
   }
 

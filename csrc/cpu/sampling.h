@@ -30,11 +30,22 @@ struct Candidate {
   double probability;
 };
 
+// How far a token's surprise is from the expected one.
+struct Oddness {
+  double value;
+  Candidate candidate;
+
+  bool operator<(const Oddness& other) const {
+    return value != other.value ? value < other.value : candidate.id < other.candidate.id;
+  }
+};
+
 // Memory of one thread, kept for the next row.
 struct SamplingWorkspace {
   std::vector<float> scores, logits, probabilities, block_most;
   std::vector<double> masses;
   std::vector<Candidate> candidates;
+  std::vector<Oddness> odd;
 };
 
 // From logits of which one is NaN, or the largest infinite, nothing can be chosen: a token is then -1.

@@ -154,6 +154,31 @@ float block_maxima(const float* x, int64_t n, float* most) {
   return strange < __builtin_inff() ? largest : strange;
 }
 
+// Each sum is a chain of additions that wait for each other: as many blocks as a vector has lanes go together, turned
+// so that a lane belongs to a block.
+void block_sums(const float* x, int64_t n, double* sums) {
+  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+  typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+  for (; n >= kLanes * kMaximaBlock; n -= kLanes * kMaximaBlock, x += kLanes * kMaximaBlock, sums += kLanes) {
+    Doubles sum = {};
+    for (int i = 0; i < kMaximaBlock; i += kLanes) {
+      alignas(kAlignment) float turned[kLanes][kLanes];
+      transpose(x + i, kMaximaBlock, turned, kLanes);
+      for (int j = 0; j < kLanes; ++j) {
+        Floats values;
+        __builtin_memcpy(&values, turned[j], sizeof values);
+        sum += __builtin_convertvector(values, Doubles);
+      }
+    }
+    __builtin_memcpy(sums, &sum, sizeof sum);
+  }
+  for (; n > 0; n -= kMaximaBlock, x += kMaximaBlock, ++sums) {
+    double sum = 0;
+    for (int64_t i = 0; i < n && i < kMaximaBlock; ++i) sum += x[i];
+    *sums = sum;
+  }
+}
+
 // y += x
 void add(const float* x, float* y, int64_t n) {
   int64_t i = 0;

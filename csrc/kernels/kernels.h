@@ -181,6 +181,7 @@ struct Kernels {
   void (*subtract)(const float* x, float high, float low, float* y, int64_t n);  // y = (x - high) - low
   // The largest of each kMaximaBlock values of x, the last block shorter; returns that of all, or NaN if there is one.
   float (*block_maxima)(const float* x, int64_t n, float* most);
+  void (*block_sums)(const float* x, int64_t n, double* sums);  // of the same blocks, each added up in order
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);                       // y += x
   void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x

@@ -47,6 +47,7 @@ extern const Kernels QKV_JOIN(kernels_, QKV_ISA) = {
     .exp_sum = exp_sum,
     .subtract = subtract,
     .block_maxima = block_maxima,
+    .block_sums = block_sums,
     .map = apply,
     .add = add,
     .add_scaled = add_scaled,
