@@ -49,8 +49,8 @@ def test_errors_come_before_the_stream_is_read(model: qkv.Model) -> None:
 
 
 def test_unknown_option(model: qkv.Model) -> None:
-    with pytest.raises(TypeError, match="num_beams"):
-        model.generate("a", num_beams=4)
+    with pytest.raises(qkv.Error, match="num_beam.*num_beams"):
+        model.generate("a", num_beam=4)
 
 
 def test_empty_prompt_starts_from_bos(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
