@@ -78,6 +78,7 @@ int KVCache::allocate() {
   const int page = free_.back();
   free_.pop_back();
   pages_[static_cast<size_t>(page)].references = 1;
+  pages_[static_cast<size_t>(page)].empty = false;
   return page;
 }
 
@@ -112,7 +113,11 @@ int KVCache::copy(int page, int64_t positions, int threads) {
 
 void KVCache::trim() {
   const std::lock_guard lock(mutex_);
-  for (const int page : free_) pages_[static_cast<size_t>(page)].memory.give_back();
+  for (const int number : free_) {
+    Page& page = pages_[static_cast<size_t>(number)];
+    if (!page.empty) page.memory.give_back();
+    page.empty = true;
+  }
 }
 
 void KVCache::read(int page, int64_t positions, uint8_t* bytes) const {

@@ -30,7 +30,7 @@ class KVCache {
   int references(int page) const;
   // A page of its own with the first `positions` positions of `page`; the others are not defined.
   int copy(int page, int64_t positions, int threads);
-  // Gives the memory of free pages back to the system.
+  // Gives the memory of free pages back to the system, until they are used again.
   void trim();
 
   // The bytes of a page for files: zeros wherever the first `positions` positions are not. [page_bytes()]
@@ -54,6 +54,7 @@ class KVCache {
   struct Page {
     Memory memory;
     int references = 0;
+    bool empty = false;  // the system has its memory
   };
   void require_use(int page) const;  // the mutex is held
   uint8_t* data(int page) const { return static_cast<uint8_t*>(pages_[static_cast<size_t>(page)].memory.data()); }

@@ -39,7 +39,7 @@ class SourcePages:
         self._reservation.release()
 
     def __del__(self) -> None:
-        self.release()
+        self._pool.release(self.ids)  # the reservation forgets itself
 
 
 @dataclass(frozen=True)

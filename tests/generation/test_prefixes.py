@@ -141,3 +141,22 @@ def test_free_pages_take_no_memory() -> None:
 def resident() -> int:
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def test_the_limit_of_a_model(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    model = qkv.load(tiny("gpt2"), kv_cache_bytes=MB)
+    page = model.kv_pool.cache.page_nbytes
+    assert model.kv_pool is model.kv_pool
+    assert model.kv_pool.max_pages == MB // page
+    monkeypatch.setattr("qkv.generation.pool.available_memory", lambda: 40 * page)
+    model = qkv.load(tiny("gpt2"))
+    assert model.kv_cache_bytes is None
+    assert model.kv_pool.max_pages == 10
+    assert model.kv_cache_bytes == 10 * page
+    for wrong in (0, -1, 1e9, "1", True):
+        with pytest.raises(qkv.Error, match="kv_cache_bytes must be a positive integer"):
+            qkv.load(tiny("gpt2"), kv_cache_bytes=wrong)
+    with pytest.raises(qkv.Error, match=r"100 bytes .* hold no page of 64 tokens; one takes"):
+        qkv.load(tiny("gpt2"), kv_cache_bytes=100).kv_pool  # noqa: B018
+    with pytest.raises(qkv.Error, match="no causal attention"):
+        qkv.load(tiny("bert")).kv_pool  # noqa: B018

@@ -196,8 +196,14 @@ class PagePool:
             self._prefixes.evict()
 
     def _give_back(self, pages: int) -> None:
-        """Of a reservation. Also where the garbage collector calls, in the middle of anything: the lock may be held by
-        this thread, and who holds it does the work then."""
+        """Of a reservation."""
+        self._dropped.append(pages)
+        with self._locked():
+            pass  # the lock's owner takes them back
+
+    def _forget(self, pages: int) -> None:
+        """As `_give_back`, for the garbage collector: it may come in the middle of anything, while this thread has the
+        lock. Whoever has it, or gets it next, takes them back then."""
         self._dropped.append(pages)
         if self._changed.acquire(blocking=False):
             try:
@@ -257,7 +263,8 @@ class Reservation:
         self.release()
 
     def __del__(self) -> None:
-        self.release()
+        if self.pages:
+            self._pool._forget(self.pages)
 
     def __repr__(self) -> str:
         return f"<qkv.Reservation of {self.pages} pages>"

@@ -135,6 +135,7 @@ class PrefixIndex:
         if node.page == NO_PAGE:
             self._cache.retain(page)
             node.page = page
+            self._used[node] = None
         elif len(node.tokens) == _PAGE_BYTES:
             self._cache.retain(node.page)
             pages[i] = node.page
@@ -185,7 +186,6 @@ class PrefixIndex:
     def _touch(self, path: Sequence[_Node]) -> None:
         for node in reversed(path):
             if node.page != NO_PAGE:
-                self._used[node] = None
                 self._used.move_to_end(node)
 
 

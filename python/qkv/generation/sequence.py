@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class CachedSequence:
     """Tokens and their pages. Whole pages can be found by other texts that begin alike as soon as they are filled, and
-    the last one when the sequence is released; that of a fork is not, as beams that are dropped at every step would fill
-    the cache with theirs.
+    the last one when the sequence is released. That of a fork is not: beams are dropped at every step, and theirs would
+    fill the cache.
 
     Attributes:
         ids: the tokens that are certain: of the prompt, or of a decoder's start, and those written since.

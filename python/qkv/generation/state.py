@@ -135,4 +135,4 @@ class State:
         self.release()
 
     def __del__(self) -> None:
-        self.release()
+        self._pool.release(self.pages)  # the reservation forgets itself
