@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qkv.generation.search.base import Feed, Found, Search, Task
+from qkv.generation.search.beam import BeamSearch
+from qkv.generation.search.contrastive import ContrastiveSearch
 from qkv.generation.search.speculation import SpeculativeSearch
 from qkv.generation.search.tokens import TokenSearch
 
@@ -18,4 +20,8 @@ def kind_of(options: Options) -> type[Search]:
     """The search that a request asks for."""
     if options.assistant_model is not None or options.prompt_lookup_num_tokens is not None:
         return SpeculativeSearch
+    if options.num_beams > 1:
+        return BeamSearch
+    if options.penalty_alpha is not None:
+        return ContrastiveSearch
     return TokenSearch
