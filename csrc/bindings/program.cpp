@@ -111,6 +111,30 @@ void register_batch(py::module_& m) {
       .def("allocate", &KVCache::allocate)
       .def("retain", &KVCache::retain, py::arg("page"))
       .def("release", &KVCache::release, py::arg("page"))
+      .def("references", &KVCache::references, py::arg("page"))
+      .def("copy", &KVCache::copy, py::arg("page"), py::arg("positions"), py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("trim", &KVCache::trim, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "read",
+          [](const KVCache& cache, int page, int64_t positions) {
+            py::array_t<uint8_t> bytes(cache.page_bytes());
+            uint8_t* data = bytes.mutable_data();
+            const py::gil_scoped_release release;
+            cache.read(page, positions, data);
+            return bytes;
+          },
+          py::arg("page"), py::arg("positions"))
+      .def(
+          "write",
+          [](KVCache& cache, int page, const py::array_t<uint8_t, py::array::c_style>& bytes) {
+            require(bytes.size() == cache.page_bytes(), "KV cache: ", bytes.size(), " bytes for a page of ",
+                    cache.page_bytes());
+            const uint8_t* data = bytes.data();
+            const py::gil_scoped_release release;
+            cache.write(page, data);
+          },
+          py::arg("page"), py::arg("bytes").noconvert())
       .def_property_readonly("pages_in_use", &KVCache::pages_in_use)
       .def_property_readonly("max_pages", &KVCache::max_pages)
       .def_property_readonly("page_nbytes", &KVCache::page_bytes);
@@ -238,6 +262,8 @@ void register_program(py::module_& m) {
           },
           py::arg("output"))
       .def_property_readonly("outputs", &Program::output_names)
+      .def_property_readonly("reach", &Program::reach)
+      .def("rotary_class", &Program::rotary_class, py::arg("planned"))
       .def_property_readonly("attention_heads", &heads_of<AttentionStep>)
       .def_property_readonly("cross_attention_heads", &heads_of<CrossAttentionStep>)
       .def_property_readonly("profiling", [](Program& p) { return p.profile().enabled(); })

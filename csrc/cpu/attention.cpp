@@ -136,9 +136,11 @@ class Attention {
     for (int64_t task = 0; task < heads(); ++task) {
       const AttentionSequence& seq = sequence(task / shape_.kv_heads);
       uint8_t** pages = list(task);
-      for (int64_t i = 0; i < pages_for(seq.keys); ++i)
-        pages[i] = cache_ ? cache_->head(seq.pages[i], layer_, task % shape_.kv_heads)
-                          : static_cast<uint8_t*>(w_.pages.data()) + (pages + i - w_.lists.data()) * page_bytes_;
+      for (int64_t i = 0; i < pages_for(seq.keys); ++i) {
+        if (!cache_) pages[i] = static_cast<uint8_t*>(w_.pages.data()) + (pages + i - w_.lists.data()) * page_bytes_;
+        else if (seq.pages[i] == kNoPage) pages[i] = nullptr;  // no query looks there
+        else pages[i] = cache_->head(seq.pages[i], layer_, task % shape_.kv_heads);
+      }
     }
   }
 

@@ -22,27 +22,36 @@ void check_sequences(const Batch& b) {
     require(row >= 0 && row < b.tokens(), "batch: wanted row ", row, " of ", b.tokens());
 }
 
-// Each sequence has pages for its positions; `length(s)` says how many.
-template <class Length>
-void check_pages(const KVCache& cache, const std::vector<std::vector<int>>& pages, const Batch& b, Length length) {
+// Each sequence has pages for its positions: `length(s)` of them. The first `unseen(s)` pages may be absent.
+template <class Length, class Unseen>
+void check_pages(const KVCache& cache, const std::vector<std::vector<int>>& pages, const Batch& b, Length length,
+                 Unseen unseen) {
   require(static_cast<int64_t>(pages.size()) == b.sequences(), "batch: one page list per sequence");
   for (int64_t s = 0; s < b.sequences(); ++s) {
     const auto& own = pages[static_cast<size_t>(s)];
     require(static_cast<int64_t>(own.size()) * kPageTokens >= length(s), "batch: ", own.size(), " pages do not hold ",
             length(s), " positions");
-    for (const int page : own) cache.check(page);
+    size_t absent = 0;
+    while (absent < own.size() && own[absent] == kNoPage) ++absent;
+    require(static_cast<int64_t>(absent) <= unseen(s), "batch: sequence ", s, " goes on at position ", b.past_of(s),
+            " and still looks at some of its first ", absent, " pages, which are absent");
+    cache.check(std::span(own).subspan(absent));
   }
 }
 
-void check_caches(const Batch& b) {
+void check_caches(const Batch& b, const std::optional<int64_t>& reach) {
   for (const int64_t past : b.past) require(past >= 0 && (past == 0 || b.cache), "batch: a past needs a KV cache");
-  if (b.cache) check_pages(*b.cache, b.pages, b, [&](int64_t s) { return b.end_of(s); });
+  if (b.cache)
+    check_pages(
+        *b.cache, b.pages, b, [&](int64_t s) { return b.end_of(s); },
+        [&](int64_t s) { return reach ? std::max<int64_t>(0, b.past_of(s) - *reach) / kPageTokens : 0; });
   if (!b.source) return;
   require(b.source_lengths.empty() || static_cast<int64_t>(b.source_lengths.size()) == b.sequences(),
           "batch: one source length per sequence");
-  check_pages(*b.source, b.source_pages, b, [&](int64_t s) {
+  const auto source_length = [&](int64_t s) {
     return b.source_lengths.empty() ? b.end_of(s) : b.source_lengths[static_cast<size_t>(s)];
-  });
+  };
+  check_pages(*b.source, b.source_pages, b, source_length, [](int64_t) { return 0; });
 }
 
 void check_cache(const KVCache& cache, const AttentionShape& shape, int64_t layer) {
@@ -100,7 +109,7 @@ struct BatchCheck {
 
 void Program::check(const Batch& batch) const {
   check_sequences(batch);
-  check_caches(batch);
+  check_caches(batch, reach());
   for (const Step& step : steps_) std::visit(BatchCheck{batch}, step);
   check_weights(batch);
 }

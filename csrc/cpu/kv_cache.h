@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ namespace qkv {
 KVType kv_type_of(const std::string& name);
 const char* name_of(KVType type);
 
+constexpr int kNoPage = -1;  // in a sequence's list of pages: freed, as no query looks back that far
+
 class KVCache {
  public:
   // At most max_bytes of pages are held at once.
@@ -24,6 +27,15 @@ class KVCache {
   int allocate();          // a page with one reference; throws Error when the limit is reached
   void retain(int page);   // one more reference
   void release(int page);  // one less; the last one frees the page
+  int references(int page) const;
+  // A page of its own with the first `positions` positions of `page`; the others are not defined.
+  int copy(int page, int64_t positions, int threads);
+  // Gives the memory of free pages back to the system.
+  void trim();
+
+  // The bytes of a page for files: zeros wherever the first `positions` positions are not. [page_bytes()]
+  void read(int page, int64_t positions, uint8_t* bytes) const;
+  void write(int page, const uint8_t* bytes);
 
   int64_t pages_in_use() const;
   int64_t page_bytes() const { return layers_ * heads_ * head_bytes_; }
@@ -33,8 +45,8 @@ class KVCache {
   int64_t head_dim() const { return head_dim_; }
   KVType type() const { return type_; }
 
-  // Throws Error unless `page` is in use.
-  void check(int page) const;
+  // Throws Error unless these pages are in use.
+  void check(std::span<const int> pages) const;
   // Keys and values of one head, laid out as kernels.h says. The page must be in use.
   uint8_t* head(int page, int64_t layer, int64_t head) const;
 
@@ -43,7 +55,8 @@ class KVCache {
     Memory memory;
     int references = 0;
   };
-  bool in_use(int page) const;
+  void require_use(int page) const;  // the mutex is held
+  uint8_t* data(int page) const { return static_cast<uint8_t*>(pages_[static_cast<size_t>(page)].memory.data()); }
 
   int64_t layers_, heads_, head_dim_;
   KVType type_;

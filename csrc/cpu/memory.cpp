@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdlib>
 
@@ -26,6 +27,15 @@ void Memory::reserve(size_t bytes) {
   if (bytes <= bytes_) return;
   *this = Memory();  // first give back, then take: the two are never held together
   *this = Memory(bytes);
+}
+
+void Memory::give_back() {
+#ifdef MADV_DONTNEED
+  // Only whole pages of the system: the others hold bytes of the allocator, too.
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), start = reinterpret_cast<uintptr_t>(data_.get());
+  const uintptr_t first = (start + page - 1) / page * page, end = (start + bytes_) / page * page;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+#endif
 }
 
 void Memory::Free::operator()(void* p) const { std::free(p); }

@@ -16,6 +16,8 @@ class Memory {
 
   // Makes room for at least `bytes`; what was in it is lost when it grows.
   void reserve(size_t bytes);
+  // Gives what it takes of the machine's memory back, for now; what was in it is lost.
+  void give_back();
 
   size_t bytes() const { return bytes_; }
   void* data() const { return data_.get(); }

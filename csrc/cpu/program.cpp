@@ -1,5 +1,7 @@
 #include "program.h"
 
+#include <algorithm>
+
 #include "error.h"
 #include "isa.h"
 
@@ -38,6 +40,23 @@ void Program::add_output(const std::string& name, int number) {
           "' is not what the last step wrote");
   require(buffer(number).type == DType::float32, "program: output '", name, "' is not float32");
   outputs_[name] = {number, steps_.size()};
+}
+
+std::optional<int64_t> Program::reach() const {
+  int64_t most = 0;
+  for (const Step& step : steps_)
+    if (const auto* attention = std::get_if<AttentionStep>(&step); attention && attention->layer >= 0)
+      most = std::max(most, attention->shape.before);
+  return most < kEverything ? std::optional(most) : std::nullopt;
+}
+
+int64_t Program::rotary_class(int64_t planned) const {
+  // Longer texts have no smaller sums, and equal sums mean that the same steps turn by the same angles.
+  int64_t sum = 0;
+  for (const Step& step : steps_)
+    if (const auto* rotary = std::get_if<RotaryStep>(&step); rotary && rotary->beyond)
+      if (planned > rotary->beyond->length) sum += rotary->beyond->ntk_factor == 0 ? 1 : planned;
+  return sum;
 }
 
 std::vector<std::string> Program::output_names() const {

@@ -212,6 +212,13 @@ class Program {
   std::string describe() const;
   Profile& profile() { return profile_; }
 
+  // The most positions before its own that a query looks at, in any layer whose keys and values can be cached; nothing
+  // when some layer sees all of them.
+  std::optional<int64_t> reach() const;
+  // What a position's keys and values depend on, beside the tokens up to there, when its sequence is planned to have so
+  // many: texts of equal classes can share pages.
+  int64_t rotary_class(int64_t planned) const;
+
   // Throws Error when ids, positions or pages are out of range.
   void check(const Batch& batch) const;
   // Writes the rows of each output to its array; the batch has passed check(). Without outputs all steps are run, for

@@ -98,6 +98,17 @@ class KVCache:
     def allocate(self) -> int: ...
     def retain(self, page: int) -> None: ...
     def release(self, page: int) -> None: ...
+    def references(self, page: int) -> int: ...
+    def copy(self, page: int, positions: int, threads: int) -> int:
+        """A page of its own with the first `positions` positions of `page`; the others are not defined."""
+
+    def trim(self) -> None:
+        """Gives the memory of free pages back to the system."""
+
+    def read(self, page: int, positions: int) -> npt.NDArray[np.uint8]:
+        """[page_nbytes]: the bytes of its first `positions` positions, and zeros."""
+
+    def write(self, page: int, bytes: npt.NDArray[np.uint8]) -> None: ...
     @property
     def pages_in_use(self) -> int: ...
     @property
@@ -238,6 +249,19 @@ class Program:
     def outputs(self) -> list[str]: ...
     def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
         """One array for each output; without outputs all steps run, for what they store."""
+    @property
+    def reach(self) -> int | None:
+        """The most positions before its own that a query looks at, in any layer; None when one sees all of them.
+
+        A sequence that has `past` positions may list page -1 for those wholly before `past - reach`.
+        """
+
+    def rotary_class(self, planned: int) -> int:
+        """What keys and values depend on beside the tokens, for a sequence of so many tokens in the end.
+
+        Sequences of equal classes can share pages.
+        """
+
     @property
     def attention_heads(self) -> list[int]:
         """Of each attention step."""

@@ -38,6 +38,7 @@ def load(
     *,
     dtype: str = "auto",
     kv_dtype: str = "auto",
+    kv_cache_bytes: int | None = None,
     num_threads: int | None = None,
     packed_from: str | Path | None = None,
     mmap: bool = True,
@@ -63,6 +64,9 @@ def load(
         kv_dtype: of attention's keys and values, in the cache and without one: "float32", "bfloat16" or "int8" (one
             scale for each position and head). "auto": bfloat16 for a decoder whose weights are narrower than float32,
             float32 for any other model.
+        kv_cache_bytes: the most that keys and values of all texts may take, those being written and those kept for
+            texts that begin alike. Memory is taken as it is needed. By default a quarter of what is available when the
+            first text is written.
         num_threads: threads of a run; by default the physical cores that this process may use.
         packed_from: for a packed file: refuse it unless it was packed from this checkpoint (folder or hub id) as it is
             now. That reads the checkpoint once.
@@ -82,6 +86,8 @@ def load(
     threads = _check_arguments("load", dtype, num_threads)
     if kv_dtype not in KV_DTYPES:
         raise Error(f"load: kv_dtype {kv_dtype!r} is not one of {', '.join(KV_DTYPES)}")
+    if kv_cache_bytes is not None and (type(kv_cache_bytes) is not int or kv_cache_bytes < 1):
+        raise Error(f"load: kv_cache_bytes must be a positive integer, not {kv_cache_bytes!r}")
 
     def source(name: str | Path) -> Checkpoint:
         return Checkpoint.open(
@@ -94,7 +100,7 @@ def load(
         if packed_from is not None:
             raise Error(f"load: packed_from is about packed files, and {path_or_id!r} is none")
         with source(path_or_id) as checkpoint:
-            return _open(checkpoint, Packer(_resolve(dtype, checkpoint), threads), kv_dtype)
+            return _open(checkpoint, Packer(_resolve(dtype, checkpoint), threads), kv_dtype, kv_cache_bytes)
     with PackedFile.open_file(Path(path), threads, in_memory=not mmap) as packed:
         held = packed.header.dtype
         if dtype not in ("auto", held):
@@ -103,7 +109,7 @@ def load(
         if packed_from is not None:
             with source(packed_from) as checkpoint:
                 packed.check_source(checkpoint, threads)
-        return _open(packed, PackedWeights(packed, threads), kv_dtype)
+        return _open(packed, PackedWeights(packed, threads), kv_dtype, kv_cache_bytes)
 
 
 def pack(
@@ -172,7 +178,7 @@ def _resolve(dtype: str, checkpoint: Checkpoint) -> str:
     return "bfloat16" if matrices and all(t.dtype == "bfloat16" for t in matrices) else "float32"
 
 
-def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Model:
+def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto", kv_cache_bytes: int | None = None) -> Model:
     where = str(checkpoint.path / "config.json")
     architecture = models.architecture(checkpoint.config.get("model_type"), where)
     config = architecture.Config.from_dict(checkpoint.config, where)
@@ -199,4 +205,5 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto") -> Mod
         dtype=packer.dtype,
         nbytes=packer.nbytes,
         num_threads=packer.threads,
+        kv_cache_bytes=kv_cache_bytes,
     )

@@ -39,7 +39,7 @@ class Model(Runner):
         labels: names of the classes that a classifier's logits are for; empty for other models.
         dtype: of the weight matrices, "float32", "bfloat16", "int8" or "int4".
         nbytes: bytes of all weights in memory.
-        program, encoder, kv_dtype, num_threads, context_length: see `Runner`.
+        program, encoder, kv_dtype, num_threads, context_length, kv_cache_bytes, kv_pool: see `Runner`.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class Model(Runner):
         dtype: str,
         nbytes: int,
         num_threads: int,
+        kv_cache_bytes: int | None = None,
     ) -> None:
         self._name = f"<qkv.Model {model_type} {dtype} {nbytes / 1e6:.1f} MB>"
-        super().__init__(self._name, lowered, num_threads, config.context_length)  # type: ignore[attr-defined]
+        context_length: int | None = config.context_length  # type: ignore[attr-defined]
+        super().__init__(self._name, lowered, num_threads, context_length, kv_cache_bytes)
         self.model_type = model_type
         self.config = config
         self.tokenizer = tokenizer

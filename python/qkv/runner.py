@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from qkv.graph import Lowered
 from qkv.profile import print_profile
 from qkv.source import Source, split_in_batches
 
+if TYPE_CHECKING:
+    from qkv.generation.pool import PagePool
+
 
 class Runner:
     """A model's programs, and what they need to run. Safe to use from several Python threads.
@@ -26,9 +30,18 @@ class Runner:
         kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
         num_threads: threads of a run.
         context_length: most tokens of a sequence; None where positions have no end.
+        kv_cache_bytes: what keys and values of all texts may take; None until the first one needs some, where a quarter
+            of the memory that is available then is the limit.
     """
 
-    def __init__(self, name: str, lowered: Lowered, num_threads: int, context_length: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        lowered: Lowered,
+        num_threads: int,
+        context_length: int | None,
+        kv_cache_bytes: int | None = None,
+    ) -> None:
         self.program = lowered.program
         self.encoder = lowered.encoder
         self.kv_dtype = lowered.kv_dtype
@@ -36,6 +49,9 @@ class Runner:
         self.context_length = context_length
         self._cache_shape = lowered.cache
         self._source_shape = lowered.source_cache
+        self.kv_cache_bytes = kv_cache_bytes
+        self._kv_pool: PagePool | None = None
+        self._pool_lock = threading.Lock()
         for title, program in ((name, self.program), (f"{name} encoder", self.encoder)):
             if program and program.profiling:  # printed when the model is dropped or the process ends
                 weakref.finalize(self, print_profile, title, program)
@@ -50,6 +66,24 @@ class Runner:
         if shape is None:
             raise Error("this model has no causal attention: there is nothing to cache or to generate")
         return shape.cache(-(-positions // _ext.page_tokens))
+
+    @property
+    def kv_pool(self) -> PagePool:
+        """The pages of all texts that are generated; made when it is first asked for.
+
+        Raises:
+            qkv.Error: the model looks both ways, so past tokens can't be cached; or kv_cache_bytes hold no page.
+        """
+        from qkv.generation.pool import PagePool, default_limit
+
+        with self._pool_lock:
+            if self._kv_pool is None:
+                if self._cache_shape is None:
+                    raise Error("this model has no causal attention: there is nothing to cache or to generate")
+                if self.kv_cache_bytes is None:
+                    self.kv_cache_bytes = default_limit()
+                self._kv_pool = PagePool(self._cache_shape, self.kv_cache_bytes, self.program, self.num_threads)
+            return self._kv_pool
 
     def read_source(self, sequences: Sequence[NDArray[np.int32]]) -> Source:
         """What the encoder finds in some token ids, for the decoder's runs.

@@ -109,6 +109,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": True}, "logprobs is True"),
     ({"seed": -1}, "seed is -1"),
     ({"truncate": "right"}, "truncate is 'right'; expected 'left' or None"),
+    ({"prefix": "\ud800"}, "prefix is .*expected a text or a list of token ids"),
     ({"prefix": [1, 2]}, r"prefix is \(1, 2\); without an encoder it belongs to the prompt"),
     ({"do_sample": True, "temperature": 0}, "temperature is 0; .*do_sample=False"),
     ({"do_sample": True, "top_k": 10**30}, "top_k is 1000"),
@@ -117,8 +118,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     # Together:
     ({"max_new_tokens": 5, "max_length": 9}, "max_new_tokens and max_length are both given"),
     ({"min_new_tokens": 5, "min_length": 9}, "min_new_tokens and min_length are both given"),
-    ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens is 6, more than max_new_tokens is 5"),
-    ({"min_length": 6, "max_length": 5}, "min_length is 6, more than max_length is 5"),
+    ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens is 6; expected at most max_new_tokens, 5"),
+    ({"min_length": 6, "max_length": 5}, "min_length is 6; expected at most max_length, 5"),
     ({"length_penalty": 2.0}, "length_penalty is 2.0; it is about beams"),
     ({"early_stopping": True}, "early_stopping is True; it is about beams"),
     ({"num_beam_groups": 2}, "num_beam_groups is 2; it is about beams"),
@@ -133,7 +134,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"return_alternatives": True, "penalty_alpha": 0.5}, "return_alternatives is True; .*penalty_alpha is 0.5"),
     ({"penalty_alpha": 0.5} | BEAMS, "penalty_alpha is 0.5; .*num_beams is 4"),
     ({"penalty_alpha": 0.5, "do_sample": True}, "penalty_alpha is 0.5; .*do_sample is True"),
-    ({"penalty_alpha": 0.5, "top_k": 1}, "top_k is 1; with penalty_alpha.*expected >= 2"),
+    ({"penalty_alpha": 0.5, "top_k": 1}, "penalty_alpha is 0.5; .*top_k >= 2 tokens, but top_k is 1"),
     ({"prompt_lookup_num_tokens": 5} | BEAMS, "prompt_lookup_num_tokens is 5; .*num_beams is 4"),
     ({"prompt_lookup_num_tokens": 5, "penalty_alpha": 0.5}, "prompt_lookup_num_tokens is 5; .*penalty_alpha"),
     (
@@ -144,7 +145,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_assistant_tokens": 3}, "num_assistant_tokens is 3; it needs assistant_model"),
     ({"streaming": True} | BEAMS, "num_beams is 4, but streaming .*num_beams=1"),
     ({"streaming": True, "penalty_alpha": 0.5}, "penalty_alpha is 0.5, but streaming"),
-    ({"streaming": True, "do_sample": True, "num_return_sequences": 2}, "num_return_sequences is 2, but streaming"),
+    ({"streaming": True, "do_sample": True, "num_return_sequences": 2}, "num_return_sequences is 2; streaming"),
     ({"streaming": True, "single": False}, "streaming takes a single prompt"),
     ({"state": object(), "single": False}, "state is one conversation"),
 ]  # fmt: skip

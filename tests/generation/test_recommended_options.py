@@ -154,6 +154,56 @@ def test_any_file_works_or_is_refused(file: dict[str, Any], sample: bool | None)
     assert chosen.max_length == 1 or 1 <= chosen.limit(1, 8) <= 7
 
 
+METHODS: dict[str, st.SearchStrategy[Any]] = {
+    "num_beams": st.integers(1, 4),
+    "num_beam_groups": st.integers(1, 4),
+    "diversity_penalty": st.sampled_from([0.0, 0.5]),
+    "length_penalty": st.sampled_from([1.0, 2.0]),
+    "do_sample": st.booleans(),
+    "penalty_alpha": st.sampled_from([None, 0.5]),
+    "num_return_sequences": st.integers(1, 4),
+    "prompt_lookup_num_tokens": st.integers(1, 3),
+    "max_length": st.integers(1, 30),
+    "max_new_tokens": st.integers(1, 30),
+    "top_k": st.integers(0, 3),
+}
+
+
+@given(file=st.fixed_dictionaries({}, optional=METHODS))
+@settings(deadline=None)
+def test_a_file_is_never_at_odds_with_itself(file: dict[str, Any]) -> None:
+    Options.choose(stub(file), {})
+
+
+@given(
+    file=st.fixed_dictionaries({}, optional=METHODS),
+    said=st.fixed_dictionaries({}, optional=METHODS | {"return_alternatives": st.booleans()}),
+    streaming=st.booleans(),
+)
+@settings(deadline=None, max_examples=400)
+def test_options_always_go_together(file: dict[str, Any], said: dict[str, Any], streaming: bool) -> None:
+    try:
+        o = Options.choose(stub(file), said, streaming=streaming)
+    except qkv.Error:
+        return
+    assert {name: getattr(o, name) for name in said if name != "top_k"} == {
+        k: v for k, v in said.items() if k != "top_k"
+    }
+    assert o.num_beams % o.num_beam_groups == 0
+    assert o.num_beams > 1 or (o.diversity_penalty, o.length_penalty) == (0, 1)
+    assert o.num_beam_groups == 1 or not o.do_sample
+    assert o.num_beam_groups > 1 or o.diversity_penalty == 0
+    sampled_or_beams = o.do_sample or o.num_beams > 1
+    assert not (sampled_or_beams and (o.penalty_alpha or o.return_alternatives))
+    assert o.num_beams == 1 or o.num_return_sequences <= o.num_beams
+    assert o.num_return_sequences == 1 or sampled_or_beams or o.return_alternatives
+    assert not o.prompt_lookup_num_tokens or (o.streamable and not o.return_alternatives)
+    assert o.streamable or not streaming
+    assert (o.sampling is not None) == o.do_sample
+    assert (o.top_k is not None) == (o.penalty_alpha is not None)
+    assert (o.max_new_tokens is None) != (o.max_length is None)
+
+
 def opened(folder: Path, file: dict[str, Any] | None, config: dict[str, Any]) -> qkv.Model:
     """A checkpoint with this generation_config.json, if any, and this in its config.json."""
     path = folder / "config.json"

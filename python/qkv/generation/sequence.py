@@ -1,107 +1,91 @@
-"""One prompt on its way through the generation loop."""
+"""A text on its way through the model: its tokens, and the pages of their keys and values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+from qkv import _ext
+from qkv.generation.pool import PagePool, pages_for
+from qkv.generation.prefixes import NO_PAGE
 
-from qkv.errors import Error
-from qkv.generation.result import FinishReason, Generation
-from qkv.generation.rules import TokenRules
-from qkv.generation.sampling import Sampler
-from qkv.generation.text import TextStream
+if TYPE_CHECKING:
+    from qkv.source import Source
 
 
-class RunningSequence:
-    """Tokens and text of one prompt, and what is left to do.
+class CachedSequence:
+    """Tokens and their pages. Whole pages can be found by other texts that begin alike as soon as they are filled, and
+    the last one when the sequence is released.
 
     Attributes:
-        source: the prompt, where an encoder reads it; else empty.
-        ids: what the decoder reads: the tokens of the prompt, or of its start behind an encoder, and the new ones.
-        past: how many of them the model has seen; their keys and values are in the cache.
-        limit: most new tokens.
-        finish_reason: None while there is more to do.
-        piece: the text that became certain with the last token.
-        prefill_seconds, decode_seconds: see `Generation`.
+        ids: the tokens that are certain: of the prompt, or of a decoder's start, and those written since.
+        past: how many of them have keys and values in the cache.
+        pages: that hold these; NO_PAGE where no layer looks any more.
+        planned: tokens that it will have at most in the end; rotary angles may depend on it.
+        source: what an encoder read for it. The keys and values depend on that, too, so its pages are for it alone.
     """
 
-    def __init__(
-        self,
-        start: Sequence[int],
-        limit: int,
-        rules: TokenRules,
-        sampler: Sampler,
-        text: TextStream | None,
-        source: Sequence[int] = (),
-    ) -> None:
-        self.source = source
-        self.ids = list(start)
+    def __init__(self, pool: PagePool, ids: Sequence[int], planned: int, source: Source | None = None) -> None:
+        self._pool = pool
+        self.ids = list(ids)
         self.past = 0
-        self.limit = limit
-        self.finish_reason: FinishReason | None = None
-        self.piece = ""
-        self.prefill_seconds = 0.0
-        self.decode_seconds = 0.0
-        self._start_tokens = len(start)
-        self._rules = rules
-        self._sampler = sampler
-        self._text = text
+        self.pages: list[int] = []
+        self.planned = planned
+        self.source = source
+        self._class = pool.rotary_class(planned)
+        self._shared = source is None
 
-    @property
-    def new_tokens(self) -> int:
-        return len(self.ids) - self._start_tokens
+    def __repr__(self) -> str:
+        return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
 
-    @property
-    def pending(self) -> int:
-        """How many tokens the decoder has still to see: what is left of its start, or the last token."""
-        return len(self.ids) - self.past
+    def match(self) -> None:
+        """Take over the longest cached prefix, but leave a token to be run. Before the first run."""
+        if self._shared and not self.pages:
+            found = self._pool.find(self.ids[:-1], self._class)
+            self.pages, self.past = found.pages, found.positions
 
-    @property
-    def most_tokens(self) -> int:
-        """That the decoder will have read and written in the end."""
-        return self._start_tokens + self.limit
-
-    @property
-    def most_positions(self) -> int:
-        """Cache positions needed at most: the model never sees the last new token."""
-        return self.most_tokens - 1
-
-    def accept(self, logits: np.ndarray) -> None:
-        """Choose the next token from its logits, float32 `[vocab]`, and see whether it is the last.
+    def grow(self, positions: int) -> None:
+        """Have pages for so many positions, and none behind `past` that somebody else could see written to.
 
         Raises:
-            qkv.Error: the logits are not finite.
+            qkv.Error: every page of the pool is in use.
         """
-        token = self._choose(logits)
-        self.ids.append(token)
-        ended = token in self._rules.end
-        self.piece = self._text.push(token) if self._text and not ended else ""
-        if ended or self._stopped or self.new_tokens == self.limit:
-            self.piece += self._text.finish() if self._text else ""
-            self.finish_reason = "stop" if ended or self._stopped else "length"
+        first = self.past // _ext.page_tokens
+        for i in range(first, len(self.pages)):
+            self.pages[i] = self._pool.own(self.pages[i], max(0, self.past - i * _ext.page_tokens))
+        while len(self.pages) < pages_for(positions):
+            self.pages.append(self._pool.allocate())
 
-    def _choose(self, logits: np.ndarray) -> int:
-        forced = self._rules.forced(self.ids, last=self.new_tokens + 1 == self.limit)
-        if forced is not None:
-            return forced
-        try:
-            return self._sampler(self._rules.apply(self.ids, logits))
-        except Error as error:
-            raise Error(f"generate: step {self.new_tokens + 1}: {error}") from error
+    def advance(self, tokens: int) -> None:
+        """After a run: so many more of `ids` are in the cache."""
+        before, self.past = self.past, self.past + tokens
+        assert self.past <= len(self.ids)
+        whole = self.past // _ext.page_tokens
+        if whole == before // _ext.page_tokens:
+            return
+        if self._shared:
+            self._pool.keep(self.ids[: whole * _ext.page_tokens], self._class, self.pages)
+        self._free_unseen()
 
-    @property
-    def _stopped(self) -> bool:
-        return self._text is not None and self._text.stopped
+    def _free_unseen(self) -> None:
+        """Pages that lie wholly before what the next token sees, in every layer."""
+        reach = self._pool.reach
+        if reach is None:
+            return
+        for i in range(max(0, self.past - reach) // _ext.page_tokens):
+            page, self.pages[i] = self.pages[i], NO_PAGE
+            self._pool.release([page])
 
-    def result(self) -> Generation:
-        """The finished generation."""
-        assert self.finish_reason is not None
-        return Generation(
-            text=self._text.text if self._text else "",
-            token_ids=self.ids[self._start_tokens :],
-            prompt_tokens=len(self.source) or self._start_tokens,
-            finish_reason=self.finish_reason,
-            prefill_seconds=self.prefill_seconds,
-            decode_seconds=self.decode_seconds,
-        )
+    def fork(self) -> CachedSequence:
+        """Another sequence that begins like this one. They share all pages until one writes to them."""
+        other = CachedSequence(self._pool, self.ids, self.planned, self.source)
+        other.past, other.pages = self.past, self._pool.retain(self.pages)
+        other._shared = self._shared
+        return other
+
+    def release(self) -> None:
+        """Give the pages back; safe to call twice. The tokens stay."""
+        if self._shared and self.past:
+            self._pool.keep(self.ids[: self.past], self._class, self.pages)
+        self.past = 0
+        self._pool.release(self.pages)

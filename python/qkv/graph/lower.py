@@ -27,10 +27,13 @@ class CacheShape:
     head_dim: int
     dtype: str
 
+    @property
+    def page_nbytes(self) -> int:
+        return _ext.page_nbytes(self.layers, self.kv_heads, self.head_dim, self.dtype)
+
     def cache(self, pages: int) -> _ext.KVCache:
         """An empty one with room for so many pages."""
-        sizes = (self.layers, self.kv_heads, self.head_dim, self.dtype)
-        return _ext.KVCache(*sizes, pages * _ext.page_nbytes(*sizes))
+        return _ext.KVCache(self.layers, self.kv_heads, self.head_dim, self.dtype, pages * self.page_nbytes)
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,11 @@ def check_streaming(choice: Choice) -> None:
     Raises:
         qkv.Error: the text is not made token by token, or there are several.
     """
-    for name, needed in (("num_beams", 1), ("penalty_alpha", None), ("num_return_sequences", 1)):
+    if choice.is_set("num_return_sequences"):
+        choice.refuse("num_return_sequences", "streaming shows one text")
+    for name, needed in (("num_beams", 1), ("penalty_alpha", None)):
         if choice.is_set(name):
-            raise Error(f"{choice.says(name)}, but streaming shows one text as it grows; give {name}={needed}")
+            raise Error(f"{choice.says(name)}, but streaming shows a text as it grows; give {name}={needed}")
 
 
 def _one_length(choice: Choice, of_new: str, of_all: str) -> None:
@@ -90,7 +92,7 @@ def _one_length(choice: Choice, of_new: str, of_all: str) -> None:
 
 def _not_above(choice: Choice, least: str, most: str) -> None:
     if least in choice.given and most in choice.given and choice[least] > choice[most]:
-        raise Error(f"{choice.says(least)}, more than {choice.says(most)}")
+        raise Error(f"{choice.says(least)}; expected at most {most}, {choice[most]}")
 
 
 def _beams(choice: Choice) -> None:
@@ -109,6 +111,10 @@ def _beams(choice: Choice) -> None:
 def _contrastive(choice: Choice) -> None:
     if choice.is_set("penalty_alpha") and choice.method:
         choice.refuse("penalty_alpha", f"contrastive search has one beam and does not sample, but {choice.method}")
+    elif choice.is_set("penalty_alpha") and choice["top_k"] is not None and choice["top_k"] < 2:
+        choice.refuse(
+            "penalty_alpha", f"contrastive search chooses among top_k >= 2 tokens, but {choice.says('top_k')}"
+        )
 
 
 def _several(choice: Choice) -> None:

@@ -149,7 +149,10 @@ class Options:
         for name, value in read.items():
             values.check_tokens(name, value, model.vocab_size)
         defaults = dict.fromkeys(_SAMPLING) | vars(cls()) | {"max_new_tokens": None}
-        choice = Choice(defaults, recommended(model, given, RECOMMENDED), read)
+        said = recommended(model, given, RECOMMENDED)
+        if read.get("penalty_alpha", said.get("penalty_alpha")):
+            said |= recommended(model, given, ["top_k"])
+        choice = Choice(defaults, said, read)
         settle(choice)
         _check_prompts(choice, single, streaming)
         if streaming:
@@ -158,7 +161,7 @@ class Options:
         chosen = {f.name: choice[f.name] for f in fields(cls)} | {
             "seed": choice.given.get("seed", secrets.randbits(64)),
             "sampling": _sampling(choice, model, given),
-            "top_k": _candidates(choice, model, given),
+            "top_k": min(choice["top_k"] or _CANDIDATES, model.vocab_size) if choice.is_set("penalty_alpha") else None,
             "bad_words_ids": tuple(
                 w for w in choice["bad_words_ids"] if len(w) > 1 or w[0] not in choice["eos_token_id"]
             ),
@@ -250,18 +253,6 @@ def _sampling(choice: Choice, model: Model, given: Mapping[str, Any]) -> Samplin
     return SamplingParams.choose(
         choice["do_sample"], chosen, recommended(model, given, _SAMPLING) if choice["do_sample"] else {}
     )
-
-
-def _candidates(choice: Choice, model: Model, given: Mapping[str, Any]) -> int | None:
-    """Of contrastive search."""
-    if not choice.is_set("penalty_alpha"):
-        return None
-    top_k: int = (
-        choice["top_k"] if "top_k" in choice.given else recommended(model, given, ["top_k"]).get("top_k", _CANDIDATES)
-    )
-    if top_k < 2:
-        raise Error(f"top_k is {top_k}; with penalty_alpha, which chooses among the top_k tokens, expected >= 2")
-    return min(top_k, model.vocab_size)
 
 
 def _ids(prefix: str | tuple[int, ...], model: Model) -> tuple[int, ...]:

@@ -177,7 +177,13 @@ def _processors(value: Any) -> tuple[Callable[..., Any], ...]:
 
 
 def _prefix(value: Any) -> str | tuple[int, ...]:
-    return value if isinstance(value, str) else _ids(value)
+    if not isinstance(value, str):
+        return _ids(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character
+        raise _Bad from None
+    return value
 
 
 def _model(value: Any) -> Any:
