@@ -7,6 +7,7 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 
 from qkv import ops
 from qkv.errors import CheckpointError, Error, UnsupportedArchitecture, UnusedSettings, UnusedWeights
+from qkv.generation import Engine, Generation
 from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
 from qkv.model import Model
@@ -14,7 +15,9 @@ from qkv.planning import plan
 
 __all__ = [
     "CheckpointError",
+    "Engine",
     "Error",
+    "Generation",
     "Model",
     "UnsupportedArchitecture",
     "UnusedSettings",

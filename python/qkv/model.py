@@ -18,7 +18,6 @@ from qkv.source import Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
     from typing_extensions import Unpack
 
     from qkv.generation.options import GenerateArguments

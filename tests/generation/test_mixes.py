@@ -43,7 +43,9 @@ def searches() -> st.SearchStrategy[dict[str, Any]]:
         st.just({}),
         st.builds(lambda seed: {"do_sample": True, "seed": seed, "temperature": 1.3}, st.integers(0, 99)),
         st.builds(
-            lambda seed, n: {"do_sample": True, "seed": seed, "num_return_sequences": n}, st.integers(0, 9), st.integers(2, 3)
+            lambda seed, n: {"do_sample": True, "seed": seed, "num_return_sequences": n},
+            st.integers(0, 9),
+            st.integers(2, 3),
         ),
         st.builds(lambda n: {"num_beams": n, "num_return_sequences": n}, st.integers(2, 3)),
         st.just({"prompt_lookup_num_tokens": 5}),

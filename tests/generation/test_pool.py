@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 import zlib
 from dataclasses import dataclass
 
@@ -15,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import qkv
 from qkv import _ext
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool, Reservation, pages_for
+from qkv.generation.sequence import CachedSequence
 from qkv.graph import CacheShape
 
 SHAPE = CacheShape(layers=1, kv_heads=1, head_dim=1, dtype="float32")

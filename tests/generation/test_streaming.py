@@ -126,9 +126,7 @@ def test_run_that_raises(
     assert model.generate([[5] * 60, [5]], max_new_tokens=100) == expected
 
 
-def test_a_finished_sequence_gives_room_at_once(
-    model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_sequence_gives_room_at_once(model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reserved: list[int] = []
     run = model.run_all
 

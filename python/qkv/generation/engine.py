@@ -144,7 +144,8 @@ class Engine:
         if not is_single(prompt):
             raise Error("an engine takes one prompt at a time; submit each of the list")
         options = Options.choose(self.model, given, single=True, streaming=live)
-        (ids,) = encode_prompts(self.model, prompt, options)
+        longest = options.longest_prompt(self.model.context_length, bool(self.model.encoder))
+        (ids,) = encode_prompts(self.model, prompt, longest)
         request = Request(self.model, ids, options, live=live)
         self.model.kv_pool.check_fits(request.pages)
         delivery = Delivery(request)

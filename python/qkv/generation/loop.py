@@ -40,9 +40,10 @@ def generate(
         raise Error("stream is about text, but the checkpoint has no tokenizer")
     scheduler = Scheduler(model)
     options = Options.choose(model, given, single=single, streaming=live)
+    longest = options.longest_prompt(model.context_length, bool(model.encoder))
     requests = [
         Request(model, prompt, options, stream=number, live=live)
-        for number, prompt in enumerate(encode_prompts(model, prompts, options))
+        for number, prompt in enumerate(encode_prompts(model, prompts, longest))
     ]
     for request in requests:
         scheduler.add(request)

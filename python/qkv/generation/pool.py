@@ -41,6 +41,7 @@ class PagePool:
     Attributes:
         cache: where the pages are.
         reach: see `_ext.Program.reach`.
+        last_run: when a run that uses these pages ended, as `time.perf_counter` counts.
     """
 
     def __init__(self, shape: CacheShape, nbytes: int, program: _ext.Program, threads: int = 1) -> None:
@@ -56,6 +57,7 @@ class PagePool:
             )
         self.cache = shape.cache(nbytes // shape.page_nbytes)
         self.reach = program.reach
+        self.last_run = 0.0
         self._program = program
         self._threads = threads
         self._prefixes = PrefixIndex(self.cache, self.reach)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +23,14 @@ if TYPE_CHECKING:
     from qkv.source import Source
 
 _numbers = itertools.count()
+
+# The options that `LogitRules` takes as they are.
+_RULES = (
+    "eos_token_id", "logit_bias", "encoder_repetition_penalty", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "min_length",
+    "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "logits_processor",
+)  # fmt: skip
 
 
 class Request:
@@ -91,7 +98,12 @@ class Request:
         if source is None and not self.kind.wants_hidden:
             sequence.match()
         self._cached = sequence.past
-        rules = LogitRules.of(options, start=len(self.start), limit=self.limit, source=self.source)
+        rules = LogitRules(
+            start=len(self.start),
+            limit=self.limit,
+            source=self.source or self.start,
+            **{name: getattr(options, name) for name in _RULES},
+        )
         context = [] if self.source else self.start
         stops = options.stop_strings
 
@@ -103,7 +115,6 @@ class Request:
             rules=rules,
             limit=self.limit,
             start=len(self.start),
-            seed=secrets.randbits(64) if options.seed is None else options.seed & (2**64 - 1),
             stream=self._stream,
             text=text,
             live=self._live,

@@ -7,7 +7,6 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from qkv import _ext
 from qkv.errors import Cancelled, Error
 from qkv.generation.scheduler import Scheduler
 

@@ -67,6 +67,7 @@ class GenerateArguments(TypedDict, total=False):
     prefix: str | Sequence[int] | None
     state: Any
     keep_state: bool | None
+    priority: int | None
 
 
 NAMES: tuple[str, ...] = tuple(GenerateArguments.__annotations__)

@@ -88,6 +88,7 @@ class Options:
         prefix: how the decoder's text begins, behind an encoder: a text, or token ids. It is not part of the result.
         state: a conversation to carry on, from the result of a single prompt.
         keep_state: keep what is needed to carry on, in the result.
+        priority: of requests that wait for room in an `Engine`, those of higher priority begin first.
     """
 
     max_new_tokens: int | None = _DEFAULT_NEW_TOKENS
@@ -131,6 +132,7 @@ class Options:
     prefix: tuple[int, ...] = ()
     state: Any = None
     keep_state: bool = False
+    priority: int = 0
 
     @classmethod
     def choose(cls, model: Model, given: Mapping[str, Any], *, single: bool = True, streaming: bool = False) -> Options:

@@ -258,4 +258,5 @@ _KINDS: Mapping[str, Kind] = {
     "prefix": Kind("a text or a list of token ids", _prefix),
     "state": Kind("the state of a generation", lambda value: value),
     "keep_state": _FLAG,
+    "priority": _integer(-_MOST),
 }

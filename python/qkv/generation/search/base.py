@@ -61,7 +61,7 @@ class Task:
         rules: what is done to logits before a token is chosen.
         limit: most new tokens, >= 1.
         start: tokens of the sequence before the first new one.
-        seed, stream: of this prompt's stream of random numbers; sample i draws from stream + (i << 32).
+        stream: number of this prompt's stream of random numbers; sample i draws from stream + (i << 32).
         text: a fresh text for one sequence's tokens, which also looks for stop strings; None without a tokenizer.
         live: whether someone reads along or there are stop strings; otherwise the text can wait for the end.
         threads: that choosing may use.
@@ -71,7 +71,6 @@ class Task:
     rules: LogitRules
     limit: int
     start: int
-    seed: int
     stream: int
     text: Callable[[], TextStream | None]
     live: bool
@@ -83,6 +82,10 @@ class Search(ABC):
 
     # Whether `advance` needs the hidden states of all tokens; a cached prefix has none, so none is used then.
     wants_hidden: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, sequence: CachedSequence, task: Task) -> None:
+        """`sequence`: the prompt, none of it or a beginning of it read."""
 
     @abstractmethod
     def feeds(self) -> list[Feed]:

@@ -75,6 +75,7 @@ class SpeculativeSearch(Search):
             )
             self._most = options.num_assistant_tokens
         else:
+            assert options.prompt_lookup_num_tokens
             self._drafter = PromptLookup(options.max_matching_ngram_size)
             self._most = options.prompt_lookup_num_tokens
         self._drafts: list[int] = []
@@ -130,4 +131,4 @@ class SpeculativeSearch(Search):
 
     def _draw(self, step: int) -> float:
         """Of new token `step`; the draft model draws with the same number, which makes it likelier to agree."""
-        return _ext.uniform(self._task.seed, self._line.stream, step) if self._filters else 0.0
+        return _ext.uniform(self._task.options.seed, self._line.stream, step) if self._filters else 0.0

@@ -104,7 +104,7 @@ def _branch_all(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) ->
 
 def _draw(search: TokenSearch, line: Line) -> float:
     """Uniform in [0, 1); greedy choice needs none."""
-    return _ext.uniform(search._task.seed, line.stream, line.step) if search._filters else 0.0
+    return _ext.uniform(search._task.options.seed, line.stream, line.step) if search._filters else 0.0
 
 
 def _ranked(logits: NDArray[np.float32], rank: int) -> int:
