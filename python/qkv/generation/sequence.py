@@ -83,9 +83,10 @@ class CachedSequence:
         other._shared = self._shared
         return other
 
-    def release(self) -> None:
-        """Give the pages back; safe to call twice. The tokens stay."""
-        if self._shared and self.past:
+    def release(self, keep: bool = True) -> None:
+        """Give the pages back; safe to call twice. The tokens stay. Without `keep` the last page, if it is not full, is
+        not kept for others to find: of a text that was tried and rejected."""
+        if keep and self._shared and self.past:
             self._pool.keep(self.ids[: self.past], self._class, self.pages)
         self.past = 0
         self._pool.release(self.pages)

@@ -145,7 +145,7 @@ class BeamGroup:
             running.sequence.ids.append(beam.token)
         for number, parent in enumerate(parents):
             if number not in alive:
-                parent.sequence.release()
+                parent.sequence.release(keep=False)
 
     def _may_improve(self, length: int) -> bool:
         """Whether a running beam may still end better than the worst that ended."""

@@ -70,7 +70,7 @@ class ContrastiveSearch(Search):
 
     def release(self) -> None:
         for candidate in self._candidates:
-            candidate.sequence.release()
+            candidate.sequence.release(keep=False)
         self._line.sequence.release()
 
     def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
@@ -95,8 +95,8 @@ class ContrastiveSearch(Search):
         chosen = int(np.argmax((1 - self._alpha) * probabilities - self._alpha * likeness))
         for number, candidate in enumerate(self._candidates):
             if number != chosen:
-                candidate.sequence.release()
-        self._line.sequence.release()
+                candidate.sequence.release(keep=False)
+        self._line.sequence.release(keep=False)
         self._line.sequence = self._candidates[chosen].sequence
         self._candidates = []
         token = self._line.sequence.ids.pop()  # a trial until here
