@@ -124,3 +124,22 @@ def test_beam_sampling_is_repeatable(twins: Any) -> None:
     for made in one:
         scores = [m.score for m in made]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_beam_sampling_draws_texts_as_often_as_transformers(twins: Any) -> None:
+    """The best of two beams after two steps, of many draws on both sides."""
+    prompt, times = [84, 72, 69, 220], 1500
+    options = {"num_beams": 2, "do_sample": True, "max_new_tokens": 2, "top_k": 4, "temperature": 3.0}
+    made = twins.ours.generate([prompt] * times, seed=1, **options)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        ids = torch.tensor([prompt] * times)
+        drawn = twins.theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), eos_token_id=None, pad_token_id=0, **options
+        )[:, len(prompt) :]
+    ours, theirs = Counter(tuple(m.token_ids) for m in made), Counter(map(tuple, drawn.tolist()))
+    common = [text for text, count in (ours + theirs).items() if count >= 20]
+    table = [[counts[text] for text in common] for counts in (ours, theirs)]
+    assert len(common) > 5
+    assert sum(map(sum, table)) > 1.9 * times
+    assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
