@@ -27,7 +27,8 @@ class BeamSearch(Search):
 
     Rules work on the log probabilities of the next token. With `num_beam_groups` the groups take their next tokens one
     after the other, and each pays `diversity_penalty` for a token as often as groups before it have taken it
-    (Vijayakumar et al. 2018).
+    (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe fewer
+    texts than wanted; Hugging Face fills up with copies whose score is -1e9.
     """
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
@@ -167,7 +168,7 @@ def _take_turns(
     for turn, part in zip(turns, parts, strict=True):
         try:
             turn.search._task.rules.process([beam.sequence.ids for beam in turn.group.running], scores[part])
-        except Exception as error:  # a user's function may raise anything, which is no other request's business
+        except Exception as error:  # a user's function may raise anything, which concerns no other request
             errors[turn.search] = error
     groups = [(len(turn.rows), turn.group.wanted) for turn in turns]
     ranks = _ext.best_continuations(scores, [beam.score for _, beam in beams], groups, threads)
@@ -175,7 +176,7 @@ def _take_turns(
         try:
             if turn.search not in errors:
                 turn.search._take(turn, scores[part], best, own)
-        except Error as error:
+        except Exception as error:
             errors[turn.search] = error
     return errors
 
