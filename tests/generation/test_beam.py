@@ -52,7 +52,10 @@ class Pair:
     common: list[int]
 
     def expected(self, prompt: list[int], end: list[int], **options: Any) -> list[tuple[list[int], float]]:
-        """What transformers finds, best first: new tokens up to the first end token, and the score."""
+        """What transformers finds, best first: new tokens up to the first end token, and the score.
+
+        Where forced tokens leave fewer texts than beams, transformers repeats one with a score of about -1e9.
+        """
         ids = torch.tensor([prompt])
         with torch.no_grad():
             out = self.theirs.generate(
@@ -60,7 +63,8 @@ class Pair:
                 return_dict_in_generate=True, output_scores=True, **options,
             )  # fmt: skip
         rows = out.sequences[:, 1 if self.ours.encoder else len(prompt) :].tolist()
-        return [(_up_to(end, row), score) for row, score in zip(rows, out.sequences_scores.tolist(), strict=True)]
+        best = zip(rows, out.sequences_scores.tolist(), strict=True)
+        return [(_up_to(end, row), score) for row, score in best if score > -1e8]
 
 
 def _up_to(end: list[int], row: list[int]) -> list[int]:
@@ -110,11 +114,21 @@ def test_grid(pair: Pair) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_few_tokens(pair: Pair, tokens: int) -> None:
-    """Forced first and last tokens leave fewer texts than beams; transformers repeats one, with a score of -1e9."""
     options = {"max_new_tokens": tokens, "num_beams": 3, "num_return_sequences": 3}
     made = as_list(pair.ours.generate(PROMPTS[0], eos_token_id=pair.common, **options))
     expected = pair.expected(PROMPTS[0], pair.common, **options)
-    assert [m.token_ids for m in made] == [ids for ids, score in expected if score > -1e8]
+    assert [m.token_ids for m in made] == [ids for ids, _ in expected]
+
+
+def test_many_end_tokens(pair: Pair) -> None:
+    """More than there are beams, all of them likely: other continuations are looked for further down."""
+    likely = pair.ours.generate(PROMPTS[0], num_beams=6, num_return_sequences=6, max_new_tokens=2, eos_token_id=[])
+    end = sorted({token for made in likely for token in made.token_ids})
+    for early_stopping in (True, "never"):
+        options = {"max_new_tokens": TOKENS, "num_beams": 2, "num_return_sequences": 2, "early_stopping": early_stopping}
+        made = as_list(pair.ours.generate(PROMPTS[0], eos_token_id=end, length_penalty=2.0, **options))
+        expected = pair.expected(PROMPTS[0], end, length_penalty=2.0, **options)
+        assert [m.token_ids for m in made] == [ids for ids, _ in expected]
 
 
 def test_batch_equals_one_by_one(pair: Pair) -> None:
