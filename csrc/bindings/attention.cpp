@@ -7,6 +7,7 @@
 #include "cpu/error.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
+#include "long_call.h"
 
 namespace qkv {
 namespace {
@@ -65,7 +66,7 @@ py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const
   py::array_t<float> y({batch, tokens, shape.heads, shape.head_dim});
   float* wanted = weights ? weights->mutable_data() : nullptr;
   float* out = y.mutable_data();
-  const py::gil_scoped_release release;
+  const LongCall call;
   const int64_t q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
   const AttentionStrides strides = {
       .q = q_width, .k = kv_width, .v = kv_width, .y = q_width, .rotary = rotary ? rotary->shape(1) : 0};

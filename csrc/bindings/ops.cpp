@@ -8,6 +8,7 @@
 #include "bindings.h"
 #include "cpu/error.h"
 #include "cpu/isa.h"
+#include "long_call.h"
 
 namespace qkv {
 namespace {
@@ -32,7 +33,7 @@ py::array_t<float> map_array(const std::string& name, const FloatArray& x, int t
   const Function function = function_of(name);
   py::array_t<float> y = like(x);
   float* out = y.mutable_data();
-  const py::gil_scoped_release release;
+  const LongCall call;
   map(chosen_kernels(), function, x.data(), out, x.size(), threads);
   return y;
 }
@@ -41,7 +42,7 @@ py::array_t<float> softmax_last_axis(const FloatArray& x, int threads) {
   require(x.ndim() > 0, "softmax: x must be [..., n]");
   py::array_t<float> y = like(x);
   float* out = y.mutable_data();
-  const py::gil_scoped_release release;
+  const LongCall call;
   const int64_t n = x.shape(x.ndim() - 1);
   if (n > 0) softmax(chosen_kernels(), x.data(), out, x.size() / n, n, threads);
   return y;
@@ -63,7 +64,7 @@ py::array_t<float> norm_rows(const FloatArray& x, const FloatArray& weight, cons
                          .centred = centred,
                          .y = y.mutable_data(),
                          .y_stride = n};
-  const py::gil_scoped_release release;
+  const LongCall call;
   if (n > 0) norm(chosen_kernels(), args, x.size() / n, threads);
   return y;
 }
@@ -75,7 +76,7 @@ py::array_t<float> linear_rows(const FloatArray& x, const Weight& weight, const 
   const Function function = function_of(activation);
   py::array_t<float> y({rows, weight.half_out()});
   float* out = y.mutable_data();
-  const py::gil_scoped_release release;
+  const LongCall call;
   const DType type = weight.activations();
   Memory converted;
   if (type != DType::float32) converted = Memory(Activations::bytes(type, rows, weight.in()));
@@ -104,7 +105,7 @@ py::array_t<float> rope_rows(const FloatArray& x, const FloatArray& rotary, bool
                          .head_dim = head_dim,
                          .interleaved = interleaved,
                          .y = y.mutable_data()};
-  const py::gil_scoped_release release;
+  const LongCall call;
   if (x.size() > 0) rope(chosen_kernels(), args, x.size() / head_dim, threads);
   return y;
 }

@@ -5,6 +5,7 @@
 #include "bindings.h"
 #include "cpu/error.h"
 #include "cpu/ops.h"
+#include "long_call.h"
 
 namespace qkv {
 namespace {
@@ -61,7 +62,7 @@ Pooling pooling_of(const std::string& name) {
 
 // One array for each output.
 std::vector<py::array_t<float>> run(Program& program, const std::vector<std::string>& outputs, const Batch& batch,
-                                    int threads) {
+                                    int threads, const Cancel* cancel) {
   program.check(batch);
   std::vector<py::array_t<float>> arrays;
   std::vector<float*> data;
@@ -70,7 +71,7 @@ std::vector<py::array_t<float>> run(Program& program, const std::vector<std::str
     arrays.emplace_back(std::vector<py::ssize_t>{batch.rows(result.rows), result.width});
     data.push_back(arrays.back().mutable_data());
   }
-  const py::gil_scoped_release release;
+  const LongCall call(cancel);
   program.run(outputs, data, batch, threads);
   return arrays;
 }
@@ -144,6 +145,7 @@ void register_batch(py::module_& m) {
 
 void register_program(py::module_& m) {
   register_batch(m);
+  py::class_<Cancel>(m, "Cancel").def(py::init<>()).def("set", &Cancel::set).def("is_set", &Cancel::is_set);
   m.def(
       "page_nbytes",
       [](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type) {
@@ -249,7 +251,8 @@ void register_program(py::module_& m) {
           [](Program& p, int out, int x, const std::string& pooling) { p.add(PoolStep{out, x, pooling_of(pooling)}); },
           py::arg("out"), py::arg("x"), py::arg("pooling"))
       .def("output", &Program::add_output, py::arg("name"), py::arg("buffer"))
-      .def("run", &run, py::arg("outputs"), py::arg("batch"), py::arg("threads"))
+      .def("run", &run, py::arg("outputs"), py::arg("batch"), py::arg("threads"),
+           py::arg("cancel").none(true) = py::none())
       .def("__str__", &Program::describe)
       .def(
           "width", [](const Program& p, const std::string& output) { return p.output(output).width; },

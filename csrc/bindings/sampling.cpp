@@ -13,7 +13,8 @@ namespace {
 py::tuple candidates(const SamplingFilters& filters, const FloatArray& logits) {
   require(logits.ndim() == 1, "logits must have one dimension, not ", logits.ndim());
   SamplingWorkspace workspace;
-  filter(chosen_kernels(), filters, logits.data(), logits.size(), workspace);
+  require(filter(chosen_kernels(), filters, logits.data(), logits.size(), workspace),
+          "candidates: the logits are not finite");
   const auto count = static_cast<py::ssize_t>(workspace.candidates.size());
   py::array_t<int64_t> ids(count);
   py::array_t<double> probabilities(count);
@@ -25,7 +26,7 @@ py::tuple candidates(const SamplingFilters& filters, const FloatArray& logits) {
   return py::make_tuple(std::move(ids), std::move(probabilities));
 }
 
-// A token for each row of logits.
+// A token for each row of logits, -1 where they are not finite.
 std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& filters, const FloatArray& logits,
                             const std::vector<double>& draws, int threads) {
   require(
@@ -40,7 +41,7 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
     thread_local SamplingWorkspace workspace;
     const auto i = static_cast<size_t>(row);
     tokens[i] = filters[i] ? sample(chosen_kernels(), *filters[i], x + row * n, n, draws[i], workspace)
-                           : likeliest(x + row * n, n, workspace);
+                           : likeliest(chosen_kernels(), x + row * n, n, workspace);
   });
   return tokens;
 }

@@ -7,6 +7,7 @@
 #include "cpu/checksum.h"
 #include "cpu/error.h"
 #include "cpu/isa.h"
+#include "long_call.h"
 
 namespace qkv {
 namespace {
@@ -99,7 +100,7 @@ void register_weight(py::module_& m) {
           "fill",
           [](Weight& w, const py::array& a, int64_t at, int half, int threads) {
             const Source source = source_of(a, "weight");
-            const py::gil_scoped_release release;
+            const LongCall call;
             w.fill(source, at, half, threads);
           },
           py::arg("rows"), py::arg("at"), py::arg("half"), py::arg("threads"))
@@ -120,7 +121,7 @@ void register_weight(py::module_& m) {
       "checksum",
       [](const py::array_t<uint8_t, py::array::c_style>& a, int threads) {
         const auto bytes = static_cast<size_t>(a.size());
-        const py::gil_scoped_release release;
+        const LongCall call;
         return checksum(a.data(), bytes, threads);
       },
       py::arg("bytes").noconvert(), py::arg("threads"));

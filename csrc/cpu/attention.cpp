@@ -8,6 +8,8 @@
 namespace qkv {
 namespace {
 
+constexpr int64_t kTaskRows = 8 * kTileRows;  // queries that a thread attends to in one go, at most
+
 int64_t pages_for(int64_t positions) { return (positions + kPageTokens - 1) / kPageTokens; }
 
 class Attention {
@@ -101,13 +103,22 @@ class Attention {
     return std::any_of(w_.sequences.begin(), w_.sequences.end(), [](const auto& seq) { return seq.weights; });
   }
 
+  // body(first, count) for all query rows of one key/value head, which can be seconds of work.
+  template <class Body>
+  void for_rows(const AttentionSequence& seq, const Body& body) const {
+    const int64_t rows = seq.queries * group_;
+    for (int64_t row = 0; row < rows && !interrupted(); row += kTaskRows) body(row, std::min(kTaskRows, rows - row));
+  }
+
   // Of the query heads that share a key/value head, if they are wanted.
   void write_weights(int64_t s, int64_t head, uint8_t* const* pages, float* scratch) const {
     const AttentionSequence& seq = sequence(s);
     if (!seq.weights) return;
+    const AttentionArgs own = args(s, head, pages, scratch);
     const int64_t stride = seq.queries * seq.keys;
-    kernels_.attention_weights(args(s, head, pages, scratch), 0, seq.queries * group_,
-                               seq.weights + head * group_ * stride, stride);
+    for_rows(seq, [&](int64_t row, int64_t rows) {
+      kernels_.attention_weights(own, row, rows, seq.weights + head * group_ * stride, stride);
+    });
   }
 
   void run_heads() const {
@@ -121,7 +132,8 @@ class Attention {
       auto** pages = reinterpret_cast<uint8_t**>(memory + most * page_bytes_);
       for (int64_t i = 0; i < pages_for(sequence(s).keys); ++i) pages[i] = memory + i * page_bytes_;
       store(s, head, pages, scratch(thread));
-      kernels_.attend(args(s, head, pages, scratch(thread)), 0, sequence(s).queries * group_);
+      const AttentionArgs own = args(s, head, pages, scratch(thread));
+      for_rows(sequence(s), [&](int64_t row, int64_t rows) { kernels_.attend(own, row, rows); });
       write_weights(s, head, pages, scratch(thread));
     });
   }
@@ -147,13 +159,13 @@ class Attention {
   // Queries are cut into tasks of some tiles. Too few of them for all threads (a decode step with few key/value heads)
   // are cut by blocks of keys, too.
   void cut() {
-    constexpr int64_t kRows = 8 * kTileRows, kTasksPerThread = 4;
+    constexpr int64_t kTasksPerThread = 4;
     w_.tasks.clear();
     w_.merges.clear();
     for (int64_t s = 0; s < static_cast<int64_t>(w_.sequences.size()); ++s) {
       const int64_t rows = sequence(s).queries * group_;
-      for (int64_t row = 0; row < rows; row += kRows)
-        w_.tasks.push_back({s, row, std::min(kRows, rows - row), 0, 0, -1});
+      for (int64_t row = 0; row < rows; row += kTaskRows)
+        w_.tasks.push_back({s, row, std::min(kTaskRows, rows - row), 0, 0, -1});
     }
     const auto tasks = static_cast<int64_t>(w_.tasks.size()) * shape_.kv_heads;
     if (threads_ == 1 || tasks == 0 || tasks >= kTasksPerThread * threads_) return;

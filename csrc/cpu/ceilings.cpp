@@ -11,6 +11,7 @@ namespace qkv {
 namespace {
 
 constexpr int64_t kChunk = int64_t{1} << 20;  // bytes of memory that a thread reads in one go
+constexpr int64_t kChunkFloats = kChunk / int64_t{sizeof(float)};
 
 // Seconds of one call, by one team that is awake: the first call wakes it, fills caches, and does not count.
 template <class Call>
@@ -52,14 +53,16 @@ double peak_rate(const Kernels& kernels, DType dtype, int threads, double second
 Stream::Stream(int64_t bytes) {
   require(bytes > 0 && bytes <= int64_t{1} << 40, "Stream: ", bytes, " bytes is not a size");
   memory_ = Memory(static_cast<size_t>((bytes + kChunk - 1) / kChunk * kChunk));
-  std::fill_n(memory_.floats(), memory_.bytes() / sizeof(float), 1.0f);  // until written, all pages are the same one
+  // Until written, all pages are the same one.
+  parallel_for(static_cast<int64_t>(memory_.bytes()) / kChunk, 1,
+               [&](int64_t chunk, int) { std::fill_n(memory_.floats() + chunk * kChunkFloats, kChunkFloats, 1.0f); });
 }
 
 double Stream::read_rate(const Kernels& kernels, int threads, double seconds) const {
   const auto chunks = static_cast<int64_t>(memory_.bytes()) / kChunk;
-  constexpr int64_t kFloats = kChunk / int64_t{sizeof(float)};
   const double once = seconds_of(threads, seconds, [&] {
-    parallel_for(chunks, threads, [&](int64_t task, int) { kernels.read(memory_.floats() + task * kFloats, kFloats); });
+    parallel_for(chunks, threads,
+                 [&](int64_t task, int) { kernels.read(memory_.floats() + task * kChunkFloats, kChunkFloats); });
   });
   return static_cast<double>(memory_.bytes()) / once;
 }

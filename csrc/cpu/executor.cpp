@@ -231,6 +231,28 @@ Work Run::operator()(const PoolStep& step) {
   return {.flops = values, .bytes = 4 * values};
 }
 
+// A workspace for one run, however that ends.
+struct Program::Lease {
+  explicit Lease(Program& of) : program(of) {
+    const std::lock_guard lock(program.mutex_);
+    if (program.idle_.empty()) {
+      workspace = std::make_unique<Workspace>();
+    } else {
+      workspace = std::move(program.idle_.back());
+      program.idle_.pop_back();
+    }
+  }
+  ~Lease() {
+    const std::lock_guard lock(program.mutex_);
+    program.idle_.push_back(std::move(workspace));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  Program& program;
+  std::unique_ptr<Workspace> workspace;
+};
+
 void Program::run(const std::vector<std::string>& names, const std::vector<float*>& arrays, const Batch& batch,
                   int threads) {
   if (batch.tokens() == 0) {  // empty sequences: nothing to compute, and to pool zeros
@@ -240,22 +262,13 @@ void Program::run(const std::vector<std::string>& names, const std::vector<float
     }
     return;
   }
-  std::unique_ptr<Workspace> workspace;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!idle_.empty()) {
-      workspace = std::move(idle_.back());
-      idle_.pop_back();
-    }
-  }
-  if (!workspace) workspace = std::make_unique<Workspace>();
-
+  const Lease lease(*this);
   std::vector<const Output*> wanted;
   for (const std::string& name : names) wanted.push_back(&outputs_.at(name));
   size_t steps = names.empty() ? steps_.size() : 0;
   for (const Output* result : wanted) steps = std::max(steps, result->steps);
   threads = std::max(1, threads);
-  Run run(*this, steps, !names.empty(), batch, *workspace, threads);
+  Run run(*this, steps, !names.empty(), batch, *lease.workspace, threads);
   with_team(threads, [&] {
     for (size_t i = 0; i < steps; ++i) {
       // The last step writes into the caller's array. What earlier ones give is copied: later ones read it.
@@ -272,8 +285,6 @@ void Program::run(const std::vector<std::string>& names, const std::vector<float
         if (wanted[k]->steps == i + 1) run.copy(wanted[k]->buffer, arrays[k]);
     }
   });
-  const std::lock_guard lock(mutex_);
-  idle_.push_back(std::move(workspace));
 }
 
 }  // namespace qkv

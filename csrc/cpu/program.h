@@ -222,7 +222,8 @@ class Program {
   // Throws Error when ids, positions or pages are out of range.
   void check(const Batch& batch) const;
   // Writes the rows of each output to its array; the batch has passed check(). Without outputs all steps are run, for
-  // what they store. Safe to call from many threads at once.
+  // what they store. Safe to call from many threads at once. An Interruption may end it: then arrays, and positions of
+  // the cache from `past` on, hold anything.
   void run(const std::vector<std::string>& outputs, const std::vector<float*>& arrays, const Batch& batch, int threads);
 
  private:
@@ -230,6 +231,7 @@ class Program {
     int buffer;
     size_t steps;
   };
+  struct Lease;
   void check_step(const Step& step) const;
   void check_weights(const Batch& batch) const;
   const Buffer& buffer(int number) const;

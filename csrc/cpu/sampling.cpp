@@ -4,41 +4,16 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "error.h"
+#include "largest.h"
 
 namespace qkv {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kBlock = 64;  // logits whose maximum is taken first: most blocks hold no candidate
-
-// The largest of up to kBlock logits; NaN if there is one.
-float most_of(const float* x, int64_t n) {
-  constexpr size_t kLanes = 16;  // independent, so that the compiler makes vectors of them
-  std::array<float, kLanes> most;
-  std::array<float, kLanes> poison{};
-  most.fill(-kInfinity);
-  if (n == kBlock) {
-    for (size_t i = 0; i < kBlock; i += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        const float value = x[i + lane];
-        most[lane] = value > most[lane] ? value : most[lane];
-        poison[lane] = value == value ? poison[lane] : value;
-      }
-    }
-  } else {
-    for (int64_t i = 0; i < n; ++i) {
-      most[0] = std::max(most[0], x[i]);
-      if (std::isnan(x[i])) poison[0] = x[i];
-    }
-  }
-  for (const float p : poison)
-    if (std::isnan(p)) return p;
-  return *std::max_element(most.begin(), most.end());
-}
+constexpr int64_t kBlock = kMaximaBlock;  // most blocks hold no candidate
 
 void normalise(std::vector<Candidate>& list) {
   double sum = 0;
@@ -48,14 +23,14 @@ void normalise(std::vector<Candidate>& list) {
 
 class Filtering {
  public:
-  // likeliest() has filled workspace.block_most.
-  Filtering(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+  // workspace.block_most is of these logits, and `most` the largest of them.
+  Filtering(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, float most,
             SamplingWorkspace& workspace)
       : kernels_(kernels),
         filters_(filters),
         logits_(logits),
         n_(n),
-        most_(*std::max_element(workspace.block_most.begin(), workspace.block_most.end())),
+        most_(most),
         w_(workspace),
         list_(workspace.candidates) {}
 
@@ -77,25 +52,18 @@ class Filtering {
 
   // Probabilities of all tokens.
   void take_all() {
-    w_.scores.resize(static_cast<size_t>(n_));
     w_.probabilities.resize(static_cast<size_t>(n_));
-    const float factor = 1 / filters_.temperature;
-    for (int64_t i = 0; i < n_; ++i) w_.scores[static_cast<size_t>(i)] = (logits_[i] - most_) * factor;
-    kernels_.softmax(w_.scores.data(), w_.probabilities.data(), 1, n_);
+    const float factor = std::min(1 / filters_.temperature, std::numeric_limits<float>::max());
+    kernels_.softmax_with_max(logits_, most_, factor, w_.probabilities.data(), n_);
   }
 
   // One of all tokens, as if they were laid side by side, each as long as it is likely.
   int64_t draw_of_all(double draw) const {
     const float* p = w_.probabilities.data();
     std::vector<double>& sums = w_.masses;
-    sums.clear();
+    sum_blocks(p, sums);
     double total = 0;
-    for (int64_t start = 0; start < n_; start += kBlock) {
-      double sum = 0;
-      for (int64_t i = start; i < std::min(n_, start + kBlock); ++i) sum += p[i];
-      sums.push_back(sum);
-      total += sum;
-    }
+    for (const double sum : sums) total += sum;
     double left = draw * total;
     size_t block = 0;
     while (block + 1 < sums.size() && left >= sums[block]) left -= sums[block++];
@@ -111,32 +79,38 @@ class Filtering {
   }
 
  private:
-  // The tokens whose logit is at least `bound`, in order. Blocks that hold none are not looked at.
-  void collect(float bound) {
-    list_.clear();
-    for (size_t block = 0; block < w_.block_most.size(); ++block) {
-      if (w_.block_most[block] < bound) continue;
-      const int64_t start = static_cast<int64_t>(block) * kBlock;
-      for (int64_t i = start; i < std::min(n_, start + kBlock); ++i)
-        if (logits_[i] >= bound && logits_[i] > -kInfinity) list_.push_back({static_cast<int32_t>(i), logits_[i], 0});
+  // The sum of each block, added up in order. One sum is a chain of additions that wait for each other: several blocks
+  // go together.
+  void sum_blocks(const float* p, std::vector<double>& sums) const {
+    constexpr size_t kTogether = 8;
+    sums.assign(w_.block_most.size(), 0);
+    const auto whole = static_cast<size_t>(n_ / kBlock);
+    size_t block = 0;
+    for (; block + kTogether <= whole; block += kTogether, p += kTogether * kBlock) {
+      std::array<double, kTogether> sum{};
+      for (int64_t i = 0; i < kBlock; ++i)
+        for (size_t b = 0; b < kTogether; ++b) sum[b] += p[b * kBlock + static_cast<size_t>(i)];
+      std::copy(sum.begin(), sum.end(), sums.begin() + static_cast<std::ptrdiff_t>(block));
     }
+    for (int64_t i = 0; i < n_ - static_cast<int64_t>(block) * kBlock; ++i)
+      sums[block + static_cast<size_t>(i / kBlock)] += p[i];
   }
 
-  // The k-th largest of the blocks' maxima is a lower bound of the k-th largest logit.
+  // The tokens whose logit is at least `bound`, in order; none of probability 0.
+  void collect(float bound) {
+    bound = std::max(bound, std::numeric_limits<float>::lowest());
+    list_.clear();
+    for_each_from(bound, logits_, n_, w_.block_most,
+                  [&](int64_t i) { list_.push_back({static_cast<int32_t>(i), logits_[i], 0}); });
+  }
+
   void keep_top_k() {
     const auto k = static_cast<size_t>(filters_.top_k);
-    float bound = -kInfinity;
-    if (k <= w_.block_most.size()) {
-      w_.scores = w_.block_most;
-      std::nth_element(w_.scores.begin(), w_.scores.begin() + (filters_.top_k - 1), w_.scores.end(), std::greater<>());
-      bound = w_.scores[k - 1];
-    }
-    collect(bound);
+    collect(bound_of_largest(w_.block_most, k, w_.scores));
     if (list_.size() > k) {
-      w_.scores.clear();
-      for (const Candidate& c : list_) w_.scores.push_back(c.logit);
-      std::nth_element(w_.scores.begin(), w_.scores.begin() + (filters_.top_k - 1), w_.scores.end(), std::greater<>());
-      const float last = w_.scores[k - 1];
+      w_.logits.clear();
+      for (const Candidate& c : list_) w_.logits.push_back(c.logit);
+      const float last = kth_largest(w_.logits, k, w_.scores);
       std::erase_if(list_, [last](const Candidate& c) { return c.logit < last; });
     }
     for (Candidate& c : list_) c.probability = std::exp((static_cast<double>(c.logit) - most_) / filters_.temperature);
@@ -234,38 +208,29 @@ void SamplingFilters::check() const {
     require(p >= 0 && p < 1, name, " ", p, " is not in [0, 1)");
 }
 
-int64_t likeliest(const float* logits, int64_t n, SamplingWorkspace& workspace) {
-  require(n > 0, "there are no logits to choose from");
-  std::vector<float>& most = workspace.block_most;
-  most.clear();
-  size_t best = 0;
-  for (int64_t start = 0; start < n; start += kBlock) {
-    most.push_back(most_of(logits + start, std::min(kBlock, n - start)));
-    if (std::isnan(most.back())) {
-      best = most.size() - 1;
-      break;
-    }
-    if (most.back() > most[best]) best = most.size() - 1;
-  }
-  const auto start = static_cast<int64_t>(best) * kBlock;
-  int64_t token = start;
-  while (logits[token] != most[best] && !std::isnan(logits[token])) ++token;
-  require(std::isfinite(logits[token]), "the logits are not finite: token ", token, " has ", logits[token],
-          "; expected numbers");
+int64_t likeliest(const Kernels& kernels, const float* logits, int64_t n, SamplingWorkspace& workspace) {
+  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
+  if (!std::isfinite(largest)) return -1;
+  const std::vector<float>& most = workspace.block_most;
+  int64_t token = (std::find(most.begin(), most.end(), largest) - most.begin()) * kBlock;
+  while (logits[token] != largest) ++token;
   return token;
 }
 
-void filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+bool filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
             SamplingWorkspace& workspace) {
-  likeliest(logits, n, workspace);
-  Filtering(kernels, filters, logits, n, workspace).run();
+  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
+  if (!std::isfinite(largest)) return false;
+  Filtering(kernels, filters, logits, n, largest, workspace).run();
+  return true;
 }
 
 int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, double draw,
                SamplingWorkspace& workspace) {
   const SamplingFilters only_temperature = {.temperature = filters.temperature};
-  likeliest(logits, n, workspace);
-  Filtering filtering(kernels, filters, logits, n, workspace);
+  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
+  if (!std::isfinite(largest)) return -1;
+  Filtering filtering(kernels, filters, logits, n, largest, workspace);
   if (filters == only_temperature) {
     filtering.take_all();
     return filtering.draw_of_all(draw);

@@ -32,16 +32,19 @@ struct Candidate {
 
 // Memory of one thread, kept for the next row.
 struct SamplingWorkspace {
-  std::vector<float> scores, probabilities, block_most;
+  std::vector<float> scores, logits, probabilities, block_most;
   std::vector<double> masses;
   std::vector<Candidate> candidates;
 };
 
-// The largest of n logits; of equal ones the first. Throws Error when one is NaN, or the largest is infinite.
-int64_t likeliest(const float* logits, int64_t n, SamplingWorkspace& workspace);
+// From logits of which one is NaN, or the largest infinite, nothing can be chosen: a token is then -1.
 
-// The tokens that pass the filters, with their probabilities, in workspace.candidates.
-void filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+// The largest of n logits; of equal ones the first.
+int64_t likeliest(const Kernels& kernels, const float* logits, int64_t n, SamplingWorkspace& workspace);
+
+// The tokens that pass the filters, with their probabilities, in workspace.candidates; false when nothing can be
+// chosen.
+bool filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
             SamplingWorkspace& workspace);
 
 // A token that passes the filters; `draw` is uniform in [0, 1).

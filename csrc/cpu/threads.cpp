@@ -7,12 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <utility>
 #include <vector>
 
 #include "kernels/kernels.h"
 
 namespace qkv {
 namespace {
+
+thread_local Interruption* my_interruption = nullptr;
 
 std::atomic<bool> threads_started{false};
 std::atomic<bool> threads_lost{false};  // by a fork: waiting for them would hang
@@ -83,17 +86,20 @@ class Team {
     }
     work(0);
     for (Wait wait; done_.load(std::memory_order_acquire) < job.tasks;) wait();
+    if (interruption_ && interruption_->over(true)) interruption_->raise();
   }
 
   // What the other threads do until the team is dismissed.
   void serve(int thread) {
     leave_core(callers_core_);
+    my_interruption = interruption_;
     for (Wait wait; !over_.load(std::memory_order_acquire);) {
       const uint64_t seen = ticket(thread).load(std::memory_order_acquire);
       if (work(thread)) wait = Wait();
       else
         while (ticket(thread).load(std::memory_order_relaxed) == seen && !over_.load(std::memory_order_relaxed)) wait();
     }
+    my_interruption = nullptr;
   }
 
   void dismiss() { over_.store(true, std::memory_order_release); }
@@ -122,12 +128,14 @@ class Team {
       if (static_cast<uint32_t>(seen) == 0) return false;
     } while (
         !ticket(owner).compare_exchange_weak(seen, seen - 1, std::memory_order_acquire, std::memory_order_relaxed));
-    job_.body(job_.context, end_of(owner) - static_cast<uint32_t>(seen), thread);
+    if (!interruption_ || !interruption_->over(thread == 0))
+      job_.body(job_.context, end_of(owner) - static_cast<uint32_t>(seen), thread);
     done_.fetch_add(1, std::memory_order_release);
     return true;
   }
 
   const int callers_core_ = current_core();
+  Interruption* const interruption_ = my_interruption;
   Job job_{};
   uint64_t number_ = 0;  // of the job
   std::vector<Ticket> tickets_;
@@ -138,6 +146,24 @@ class Team {
 thread_local Team* my_team = nullptr;
 
 }  // namespace
+
+Interruption::Interruption() : outer_(std::exchange(my_interruption, this)) {}
+
+Interruption::~Interruption() { my_interruption = outer_; }
+
+bool Interruption::ask() {
+  constexpr auto kShort = std::chrono::milliseconds(1);
+  constexpr int kPolls = 16;  // reading the clock takes some 20 ns, a task sometimes no more than a microsecond
+  const auto now = Clock::now();
+  polls_ = now - asked_ < kShort ? kPolls : 1;
+  asked_ = now;
+  Team* const team = std::exchange(my_team, nullptr);  // who answers may run something else, with another team
+  over_.store(requested(now), std::memory_order_relaxed);
+  my_team = team;
+  return over_.load(std::memory_order_relaxed);
+}
+
+bool interrupted() { return my_interruption && my_interruption->over(my_interruption->is_owner()); }
 
 void run_with_team(int threads, void (*body)(const void*), const void* context) {
   if (threads <= 1 || my_team || threads_lost) return body(context);
@@ -168,7 +194,12 @@ void run_tasks(int64_t tasks, int threads, void (*body)(const void*, int64_t, in
   threads = static_cast<int>(std::min<int64_t>(threads, tasks));
   if (threads > 1 && my_team) return my_team->run({tasks, body, context});
   if (threads > 1 && !threads_lost) return with_team(threads, [&] { run_tasks(tasks, threads, body, context); });
-  for (int64_t task = 0; task < tasks; ++task) body(context, task, 0);
+  Interruption* const interruption = my_interruption;
+  const bool owner = interruption && interruption->is_owner();
+  for (int64_t task = 0; task < tasks; ++task) {
+    if (interruption && interruption->over(owner)) interruption->raise();
+    body(context, task, 0);
+  }
 }
 
 }  // namespace qkv

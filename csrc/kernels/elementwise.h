@@ -64,10 +64,10 @@ inline double sum_of_lanes(F32 x) {
   return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
-// y = e^(x - m) with x <= m; returns their sum. What each float32 addition rounds away is added up beside it (Kahan
-// 1965), so that the sum's error does not grow with the row.
-inline double exp_and_sum(const float* x, float m, float* y, int64_t n) {
-  const F32 top = F32::set(m);
+// y = e^exponent(x) for exponents <= 0; returns their sum. What each float32 addition rounds away is added up beside it
+// (Kahan 1965), so that the sum's error does not grow with the row. y may be null.
+template <class Exponent>
+inline double exp_and_sum(Exponent exponent, const float* x, float* y, int64_t n) {
   F32 sum = F32::set(0), lost = sum;
   const auto add = [&](F32 e) {
     const F32 next = sum + e;
@@ -76,15 +76,26 @@ inline double exp_and_sum(const float* x, float m, float* y, int64_t n) {
   };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    const F32 e = exp_of_negative(F32::load(x + i) - top);
-    e.store(y + i);
+    const F32 e = exp_of_negative(exponent(F32::load(x + i)));
+    if (y) e.store(y + i);
     add(e);
   }
   if (i < n) {
-    exp_of_negative(F32::load(x + i, n - i) - top).store(y + i, n - i);
-    add(F32::load(y + i, n - i));
+    alignas(kAlignment) float last[kLanes];
+    exp_of_negative(exponent(F32::load(x + i, n - i))).store(last);
+    const F32 e = F32::load(last, n - i);
+    if (y) e.store(y + i, n - i);
+    add(e);
   }
   return sum_of_lanes(sum) + sum_of_lanes(lost);
+}
+
+inline double exp_and_sum(const float* x, float m, float* y, int64_t n) {
+  return exp_and_sum([top = F32::set(m)](F32 v) { return v - top; }, x, y, n);
+}
+
+inline void divide_by_sum(float* y, double sum, int64_t n) {
+  map_row([s = 1.0 / sum](F32 e) { return times(e, s); }, y, y, n);
 }
 
 // y = e^(x - max x) / sum of these. As in PyTorch, a row of -inf only, or with a NaN or +inf, gives NaN.
@@ -92,11 +103,55 @@ void softmax(const float* x, float* y, int64_t rows, int64_t n) {
   for (int64_t some; rows > 0; x += some * n, y += some * n, rows -= some) {
     some = rows_together(rows, n);
     float top[kMaxRowsTogether];
-    double scale[kMaxRowsTogether];
+    double sum[kMaxRowsTogether];
     for (int64_t r = 0; r < some; ++r) top[r] = max_of(x + r * n, n);
-    for (int64_t r = 0; r < some; ++r) scale[r] = 1.0 / exp_and_sum(x + r * n, top[r], y + r * n, n);
-    for (int64_t r = 0; r < some; ++r) map_row([s = scale[r]](F32 e) { return times(e, s); }, y + r * n, y + r * n, n);
+    for (int64_t r = 0; r < some; ++r) sum[r] = exp_and_sum(x + r * n, top[r], y + r * n, n);
+    for (int64_t r = 0; r < some; ++r) divide_by_sum(y + r * n, sum[r], n);
   }
+}
+
+void softmax_with_max(const float* x, float most, float factor, float* y, int64_t n) {
+  const F32 top = F32::set(most), f = F32::set(factor);
+  divide_by_sum(y, exp_and_sum([top, f](F32 v) { return (v - top) * f; }, x, y, n), n);
+}
+
+double exp_sum(const float* x, float most, int64_t n) { return exp_and_sum(x, most, nullptr, n); }
+
+void subtract(const float* x, float high, float low, float* y, int64_t n) {
+  const F32 h = F32::set(high), l = F32::set(low);
+  map_row([h, l](F32 v) { return (v - h) - l; }, x, y, n);
+}
+
+// A NaN does not stay in max(): what is not below infinity is put aside instead. Of that, only NaN matters in the end;
+// infinity is the maximum anyhow.
+float block_maxima(const float* x, int64_t n, float* most) {
+  const F32 lowest = F32::set(-__builtin_inff()), infinity = F32::set(__builtin_inff());
+  F32 odd = F32::set(0), all = lowest;
+  const auto note = [&](F32 v) { odd = select(v < infinity, odd, v); };
+  for (; n >= kMaximaBlock; x += kMaximaBlock, n -= kMaximaBlock, ++most) {
+    F32 m0 = lowest, m1 = lowest;
+    for (int i = 0; i < kMaximaBlock; i += 2 * kLanes) {
+      const F32 v0 = F32::load(x + i), v1 = F32::load(x + i + kLanes);
+      m0 = max(m0, v0);
+      m1 = max(m1, v1);
+      note(v0);
+      note(v1);
+    }
+    m0 = max(m0, m1);
+    all = max(all, m0);
+    *most = reduce_max(m0);
+  }
+  float largest = reduce_max(all), strange = 0;
+  if (n > 0) {
+    *most = max_of(x, n);
+    if (largest < *most) largest = *most;
+  }
+  for (int64_t i = 0; i < n; ++i)
+    if (!(x[i] < __builtin_inff())) strange = strange + x[i];
+  alignas(kAlignment) float lanes[kLanes];
+  odd.store(lanes);
+  for (int i = 0; i < kLanes; ++i) strange += lanes[i];  // 0, infinity or NaN
+  return strange < __builtin_inff() ? largest : strange;
 }
 
 // y += x

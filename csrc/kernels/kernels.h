@@ -12,6 +12,7 @@ constexpr int kBlockRows = 24 * kTileRows;     // rows of one call of a linear k
 constexpr int64_t kUnpackedBytes = 36 << 10;   // a chunk of 16 KiB, and a step more, unpacked to twice its size
 constexpr int kPageTokens = 64;                // positions of a KV page
 constexpr int kBlockTokens = 4 * kPageTokens;  // attention walks keys in blocks of this many
+constexpr int kMaximaBlock = 64;               // neighbouring logits whose maximum is taken first
 constexpr int kAlignment = 64;                 // bytes: a cache line, an AVX-512 vector
 
 enum class DType : uint8_t { float32, bfloat16, int8, int4 };
@@ -174,6 +175,12 @@ struct Kernels {
   // turns (when rotary) and writes `count` positions from `first` on; args.k, v and rotary begin there
   void (*store_keys_values)(const KeyValueArgs&, int64_t first, int64_t count);
   void (*softmax)(const float* x, float* y, int64_t rows, int64_t n);
+  // Softmax of factor * x, a row whose largest value is `most`; factor > 0.
+  void (*softmax_with_max)(const float* x, float most, float factor, float* y, int64_t n);
+  double (*exp_sum)(const float* x, float most, int64_t n);                      // sum of e^(x - most)
+  void (*subtract)(const float* x, float high, float low, float* y, int64_t n);  // y = (x - high) - low
+  // The largest of each kMaximaBlock values of x, the last block shorter; returns that of all, or NaN if there is one.
+  float (*block_maxima)(const float* x, int64_t n, float* most);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);                       // y += x
   void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x

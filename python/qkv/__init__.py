@@ -6,7 +6,7 @@ vectors = model.encode(["A first sentence.", "And a second one."])
 """
 
 from qkv import ops
-from qkv.errors import CheckpointError, Error, UnsupportedArchitecture, UnusedSettings, UnusedWeights
+from qkv.errors import Cancelled, CheckpointError, Error, UnsupportedArchitecture, UnusedSettings, UnusedWeights
 from qkv.generation import Engine, Generation
 from qkv.loading import load, pack
 from qkv.machine import __version__, info, set_isa
@@ -14,6 +14,7 @@ from qkv.model import Model
 from qkv.planning import plan
 
 __all__ = [
+    "Cancelled",
     "CheckpointError",
     "Engine",
     "Error",

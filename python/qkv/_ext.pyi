@@ -117,6 +117,14 @@ class KVCache:
     def page_nbytes(self) -> int: ...
 
 @final
+class Cancel:
+    """A flag that ends a run from another thread, for good."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+
+@final
 class Batch:
     """What one run works on: sequences laid end to end."""
 
@@ -247,8 +255,13 @@ class Program:
     def rows(self, output: str) -> Literal["tokens", "sequences", "logits"]: ...
     @property
     def outputs(self) -> list[str]: ...
-    def run(self, outputs: Sequence[str], batch: Batch, threads: int) -> list[_Float32]:
-        """One array for each output; without outputs all steps run, for what they store."""
+    def run(self, outputs: Sequence[str], batch: Batch, threads: int, cancel: Cancel | None = None) -> list[_Float32]:
+        """One array for each output; without outputs all steps run, for what they store.
+
+        Ends early with what a signal handler raises (on Python's main thread), or with qkv.Cancelled once `cancel` is
+        set. Positions of the cache from `past` on hold anything then.
+        """
+
     @property
     def reach(self) -> int | None:
         """The most positions before its own that a query looks at, in any layer; None when one sees all of them.
@@ -272,6 +285,42 @@ class Program:
     def profiling(self) -> bool: ...
     def profile(self) -> dict[str, tuple[int, float, float, float]]:
         """For each step kind: calls, seconds, floating point operations, bytes."""
+
+# --- what is done to logits before a token is chosen ---------------------------------------------------------
+
+@final
+class LogitRules:
+    """Of one request; see csrc/cpu/logit_rules.h."""
+
+    def __init__(
+        self,
+        *,
+        start: int,
+        max_length: int,
+        eos_token_id: Sequence[int],
+        source: Sequence[int],
+        logit_bias: Sequence[tuple[int, float]],
+        encoder_repetition_penalty: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        no_repeat_ngram_size: int,
+        encoder_no_repeat_ngram_size: int,
+        bad_words_ids: Sequence[Sequence[int]],
+        min_length: int,
+        min_new_tokens: int,
+        forced_bos_token_id: Sequence[int],
+        forced_eos_token_id: Sequence[int],
+        suppress_tokens: Sequence[int],
+        begin_suppress_tokens: Sequence[int],
+    ) -> None: ...
+    @property
+    def active(self) -> bool: ...
+
+def apply_rules(
+    rules: Sequence[LogitRules | None], ids: Sequence[Sequence[int]], logits: _Float32, threads: int = 1
+) -> None:
+    """Changes logits [rows, vocabulary] in place: row i by rules[i], for the token that follows ids[i]."""
 
 # --- from logits to tokens ----------------------------------------------------------------------------------
 
@@ -298,7 +347,7 @@ def choose(
 ) -> list[int]:
     """A token for each row of logits [rows, vocabulary]: the likeliest where there are no filters.
 
-    draws: uniform in [0, 1).
+    It is -1 where a logit is NaN, or the largest is infinite. draws: uniform in [0, 1).
     """
 
 def uniform(seed: int, stream: int, step: int) -> float:
@@ -311,6 +360,18 @@ def best_continuations(
 
     scores: [rows, vocabulary], to which `running` [rows] is added. groups: (rows, continuations wanted); beams are
     counted within them. Minus infinity is left out. A group is empty where a score is NaN or plus infinity.
+    """
+
+def log_softmax(logits: _Float32, threads: int = 1) -> None:
+    """Turns rows of logits [rows, vocabulary] into log probabilities, in place."""
+
+def logprobs(
+    logits: _Float32, tokens: npt.NDArray[np.int64], top_n: int = 0, threads: int = 1
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Log probabilities of one token of each row of logits [rows, vocabulary], and of the likeliest tokens.
+
+    Returns those of `tokens` [rows], and the ids [rows, top_n] and log probabilities [rows, top_n] of the likeliest,
+    of equally likely ones the lowest id first. They are NaN in a row with a NaN, +inf, or -inf only.
     """
 
 # --- kernels on arrays: C-contiguous float32 ----------------------------------------------------------------

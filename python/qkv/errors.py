@@ -13,6 +13,10 @@ class CheckpointError(Error):
     """A checkpoint cannot be found, opened or trusted, or does not hold what its configuration promises."""
 
 
+class Cancelled(Error):  # noqa: N818 (not an error of the caller's)
+    """A run was cancelled from another thread before it was done."""
+
+
 class UnusedWeights(UserWarning):
     """A checkpoint holds weights that the model does not use."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from qkv.generation.options import GenerateArguments
     from qkv.generation.prompts import Prompt
+    from qkv.generation.state import State
     from qkv.generation.streamer import Streamer
 
 # [heads, tokens, keys] of each sequence and layer
@@ -301,6 +303,17 @@ class Model(Runner):
         from qkv.generation.loop import generate
 
         return generate(self, prompts, streamer=streamer, stream=stream, progress=progress, **options)
+
+    def load_state(self, path: str | Path) -> State:
+        """A conversation that `State.save` wrote, in this process or another, with this model.
+
+        Raises:
+            qkv.CheckpointError: it is no saved state, damaged, or of another model.
+            qkv.Error: its keys and values do not fit beside those in use.
+        """
+        from qkv.generation.state import State
+
+        return State.load(path, self)
 
     def _read(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None

@@ -18,7 +18,8 @@ from qkv.profile import print_profile
 from qkv.source import Source, split_in_batches
 
 if TYPE_CHECKING:
-    from qkv.generation.pool import PagePool
+    from qkv.generation.pool import PagePool, Reservation
+    from qkv.graph import CacheShape
 
 
 class Runner:
@@ -51,6 +52,7 @@ class Runner:
         self._source_shape = lowered.source_cache
         self.kv_cache_bytes = kv_cache_bytes
         self._kv_pool: PagePool | None = None
+        self._source_pool: PagePool | None = None
         self._pool_lock = threading.Lock()
         for title, program in ((name, self.program), (f"{name} encoder", self.encoder)):
             if program and program.profiling:  # printed when the model is dropped or the process ends
@@ -74,29 +76,57 @@ class Runner:
         Raises:
             qkv.Error: the model looks both ways, so past tokens can't be cached; or kv_cache_bytes hold no page.
         """
-        from qkv.generation.pool import PagePool, default_limit
-
         with self._pool_lock:
             if self._kv_pool is None:
                 if self._cache_shape is None:
                     raise Error("this model has no causal attention: there is nothing to cache or to generate")
-                if self.kv_cache_bytes is None:
-                    self.kv_cache_bytes = default_limit()
-                self._kv_pool = PagePool(self._cache_shape, self.kv_cache_bytes, self.program, self.num_threads)
+                self._kv_pool = self._new_pool(self._cache_shape, self.program)
             return self._kv_pool
 
-    def read_source(self, sequences: Sequence[NDArray[np.int32]]) -> Source:
-        """What the encoder finds in some token ids, for the decoder's runs.
+    @property
+    def source_pool(self) -> PagePool:
+        """The pages of what an encoder reads for a decoder; made when it is first asked for.
 
         Raises:
-            qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long.
+            qkv.Error: the model has no encoder beside its decoder, or kv_cache_bytes hold no page.
+        """
+        with self._pool_lock:
+            if self._source_pool is None:
+                if self._source_shape is None or self.encoder is None:
+                    raise Error("this model has no encoder that a decoder reads from")
+                self._source_pool = self._new_pool(self._source_shape, self.encoder)
+            return self._source_pool
+
+    def _new_pool(self, shape: CacheShape, program: _ext.Program) -> PagePool:
+        """A decoder's own pages and those of its source get half of the limit each."""
+        from qkv.generation.pool import PagePool, default_limit
+
+        if self.kv_cache_bytes is None:
+            self.kv_cache_bytes = default_limit()
+        both = self._cache_shape is not None and self._source_shape is not None
+        return PagePool(shape, self.kv_cache_bytes // (2 if both else 1), program, self.num_threads)
+
+    def read_source(
+        self,
+        sequences: Sequence[NDArray[np.int32]],
+        reservation: Reservation | None = None,
+        cancel: _ext.Cancel | None = None,
+    ) -> Source:
+        """What the encoder finds in some token ids, for the decoder's runs. The pages are given back when it is
+        released or forgotten.
+
+        Args:
+            reservation: of enough pages of `source_pool`, to be taken over; without it they are reserved here.
+
+        Raises:
+            qkv.Error: the model has no encoder beside its decoder; a sequence is empty or too long; there is no room.
+            qkv.Cancelled: another thread set `cancel`.
         """
         encoder = self._encoder_for(sequences)
-        assert self._source_shape
-        source = Source.empty(self._source_shape, [len(s) for s in sequences])
+        source = Source.empty(self.source_pool, [len(s) for s in sequences], reservation)
         for some in split_in_batches(source.lengths):
             batch = make_batch([sequences[i] for i in some], source=source.part(some))
-            encoder.run([], batch, self.num_threads)
+            encoder.run([], batch, self.num_threads, cancel)
         return source
 
     def run_encoder(
@@ -132,6 +162,7 @@ class Runner:
         source: Source | None = None,
         weights: Sequence[Sequence[NDArray[np.float32]]] = (),
         cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
+        cancel: _ext.Cancel | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
 
@@ -147,6 +178,12 @@ class Runner:
             source: what the encoder read, for each sequence of a decoder.
             weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
                 each sequence, or nothing. cross_weights: the same for steps of cross-attention.
+            cancel: ends the run when another thread sets it. What ends a run early, Ctrl-C too, leaves positions of the
+                cache before `past` as they are.
+
+        Raises:
+            qkv.Error: a sequence is too long, or arguments do not fit together.
+            qkv.Cancelled: another thread set `cancel`.
         """
         lengths = [len(s) for s in sequences]
         for i, length in enumerate(lengths):
@@ -165,7 +202,7 @@ class Runner:
             weights=weights,
             cross_weights=cross_weights,
         )
-        return self.program.run(outputs, batch, self.num_threads)
+        return self.program.run(outputs, batch, self.num_threads, cancel)
 
     def _check_length(self, index: int, tokens: int) -> None:
         if self.context_length is not None and tokens > self.context_length:

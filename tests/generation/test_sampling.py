@@ -22,7 +22,7 @@ from transformers import (
 
 import qkv
 from qkv import _ext
-from qkv.generation.sampling import Sampler, SamplingParams
+from qkv.generation.sampling import SamplingParams, choose_one, describe_bad_row
 
 
 def reference(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
@@ -111,8 +111,8 @@ def test_ties_are_kept_as_transformers_keeps_them(logits: list[int], top_k: int 
 def test_masked_tokens_are_never_drawn() -> None:
     logits = np.full(50, -np.inf, np.float32)
     logits[[3, 49]] = 0.0
-    sampler = Sampler(SamplingParams(top_k=10), seed=1)
-    assert {sampler(logits) for _ in range(200)} == {3, 49}
+    filters = SamplingParams(top_k=10).filters()
+    assert {choose_one(filters, logits, _ext.uniform(1, 0, i), "") for i in range(200)} == {3, 49}
 
 
 @pytest.mark.parametrize("params", [SamplingParams(1.3), SamplingParams(0.8, top_p=0.9), SamplingParams(top_k=90)])
@@ -155,14 +155,47 @@ def test_random_numbers_are_philox(counter: tuple[int, int], key: int, words: tu
 
 
 def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
-    assert Sampler(None)(np.array([0, 2, 1, 2], np.float32)) == 1
+    assert choose_one(None, np.array([0, 2, 1, 2], np.float32), 0.0, "") == 1
 
 
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [1.0, np.nan], [-np.inf, -np.inf], [0.0, np.inf]])
 @pytest.mark.parametrize("params", [None, SamplingParams()])
 def test_logits_that_are_not_finite(bad: list[float], params: SamplingParams | None) -> None:
-    with pytest.raises(qkv.Error, match="not finite"):
-        Sampler(params, seed=0)(np.array(bad, np.float32))
+    with pytest.raises(qkv.Error, match="step 3: .*not finite"):
+        choose_one(params and params.filters(), np.array(bad, np.float32), 0.5, "step 3")
+
+
+def test_bad_rows_leave_the_others_alone() -> None:
+    rng = np.random.default_rng(8)
+    rows = rng.standard_normal((12, 300)).astype(np.float32)
+    params = [None, SamplingParams(), SamplingParams(top_k=5), SamplingParams(top_p=0.9)] * 3
+    filters = [p and p.filters() for p in params]
+    draws = rng.random(12).tolist()
+    want = _ext.choose(filters, rows, draws)
+    rows[4:8] = np.nan
+    rows[8:, 299] = np.inf
+    for threads in (1, 2):
+        assert _ext.choose(filters, rows, draws, threads) == want[:4] + [-1] * 8
+
+
+def test_what_is_wrong_with_a_row() -> None:
+    row = np.array([0, -np.inf, np.nan, np.inf], np.float32)
+    assert describe_bad_row(row) == "the logits are not finite: token 2 has nan; expected numbers"
+    assert "token 1 has inf" in describe_bad_row(row[[0, 3]])
+    assert "all 2 are -inf" in describe_bad_row(row[[1, 1]])
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 63, 64, 65, 128, 193, 1000])
+def test_each_position_on_each_instruction_set(isa: str, vocab: int) -> None:
+    low = np.full((vocab, vocab), -2.0, np.float32)
+    one = low.copy()
+    np.fill_diagonal(one, 3.0)
+    greedy, draws = [None] * vocab, [0.5] * vocab
+    assert _ext.choose(greedy, one, draws) == list(range(vocab))
+    assert _ext.choose([SamplingParams(1e-3).filters()] * vocab, one, draws) == list(range(vocab))
+    for bad in (np.nan, np.inf):
+        np.fill_diagonal(low, bad)
+        assert _ext.choose(greedy, low, draws) == [-1] * vocab
 
 
 def test_the_error_names_the_step(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 import qkv
 from qkv import _ext
 from qkv.checkpoint import Checkpoint, Weights
+from qkv.generation.pool import PagePool
 from qkv.graph import Beyond, Graph, Lowered, Rope, Tensor, lower
 from qkv.graph.pack import Packer
 from qkv.source import Source
@@ -207,13 +208,18 @@ def translator(w: Weights, dtype: str = "float32") -> Lowered:
     return lower(g, Packer(dtype, 1))
 
 
+def room_for(lowered: Lowered, lengths: list[int]) -> Source:
+    assert lowered.encoder is not None
+    assert lowered.source_cache is not None
+    return Source.empty(PagePool(lowered.source_cache, 1 << 20, lowered.encoder), lengths)
+
+
 def test_cross_attention(w) -> None:
     lowered = translator(w)
     assert lowered.encoder is not None
-    assert lowered.source_cache is not None
     assert lowered.cache is None
     lengths, source_lengths = [3, 1, 20], [5, SOURCE, 64]
-    source = Source.empty(lowered.source_cache, source_lengths)
+    source = room_for(lowered, source_lengths)
     at = {"source": source.cache, "source_pages": source.pages}
     lowered.encoder.run([], batch(source_lengths, **at), 1)
     y = lowered.program.run(["hidden_states"], batch(lengths, **at, source_lengths=source_lengths), 1)[0]
@@ -229,11 +235,10 @@ def test_cross_attention(w) -> None:
 def test_cross_attention_weights(w) -> None:
     lowered = translator(w)
     assert lowered.encoder is not None
-    assert lowered.source_cache is not None
     assert lowered.program.cross_attention_heads == [HEADS]
     assert lowered.program.attention_heads == []
     lengths, source_lengths = [3, 20], [SOURCE, 5]
-    source = Source.empty(lowered.source_cache, source_lengths)
+    source = room_for(lowered, source_lengths)
     at = {"source": source.cache, "source_pages": source.pages}
     lowered.encoder.run([], batch(source_lengths, **at), 1)
     weights = [np.empty((HEADS, n, m), np.float32) for n, m in zip(lengths, source_lengths, strict=True)]
@@ -247,8 +252,7 @@ def test_cross_attention_weights(w) -> None:
 
 def test_sources_that_do_not_fit(w) -> None:
     lowered = translator(w)
-    assert lowered.source_cache is not None
-    source = Source.empty(lowered.source_cache, [5])
+    source = room_for(lowered, [5])
     at = {"source": source.cache, "source_pages": source.pages}
     for options, message in (
         ({}, "run that before"),

@@ -30,6 +30,9 @@ _STORAGE: dict[str, np.dtype[Any]] = {
 # NumPy 1 allows no more; weights have five at most.
 _MAX_DIMENSIONS = 32
 
+# Bytes read in one call, which Ctrl-C can't interrupt.
+_PIECE = 64 << 20
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -136,8 +139,11 @@ def _copy(file: BinaryIO) -> mmap.mmap:
     size = os.fstat(file.fileno()).st_size
     memory = mmap.mmap(-1, size)
     _ask_for_huge_pages(memory)
-    if file.readinto(memory) != size:  # type: ignore[attr-defined]
-        raise ValueError("the file became shorter while it was read")
+    view = memoryview(memory)
+    for start in range(0, size, _PIECE):
+        piece = view[start : start + _PIECE]
+        if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+            raise ValueError("the file became shorter while it was read")
     return memory
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qkv import _ext
 from qkv.errors import Error
-from qkv.generation.prefixes import NO_PAGE, Match, PrefixIndex
+from qkv.generation.prefixes import NO_PAGE, Match, Place, PrefixIndex
 from qkv.machine import available_memory
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class PagePool:
     longest ago first. Memory is taken when a page is first used.
 
     Attributes:
+        shape: of keys and values.
         cache: where the pages are.
         reach: see `_ext.Program.reach`.
         last_run: when a run that uses these pages ended, as `time.perf_counter` counts.
@@ -55,6 +56,7 @@ class PagePool:
                 f"{nbytes} bytes for keys and values (kv_cache_bytes) hold no page of {_ext.page_tokens} tokens; "
                 f"one takes {shape.page_nbytes} bytes"
             )
+        self.shape = shape
         self.cache = shape.cache(nbytes // shape.page_nbytes)
         self.reach = program.reach
         self.last_run = 0.0
@@ -178,10 +180,10 @@ class PagePool:
                 return self.find(ids[: found.positions - filled], rotary_class)
         return found
 
-    def keep(self, ids: Sequence[int], rotary_class: int, pages: list[int]) -> None:
+    def keep(self, ids: Sequence[int], positions: int, rotary_class: int, pages: list[int], place: Place) -> None:
         """Let others find the pages of a text: see `PrefixIndex.insert`."""
         with self._locked():
-            self._prefixes.insert(ids, rotary_class, pages)
+            self._prefixes.insert(ids, positions, rotary_class, pages, place)
 
     def clear(self) -> None:
         """Forget cached prefixes, and give the memory of free pages back."""

@@ -19,6 +19,7 @@ class _Node:
     """A page behind those of its ancestors.
 
     Attributes:
+        parent: None for a root, and for a node that is no longer in the tree.
         tokens: of the page, 4 bytes each; fewer than a page has only where nothing comes behind it.
         page: NO_PAGE when its keys and values are gone, and only what lies behind it is still there.
         order: the keys of `children`, sorted: the one with the longest common beginning with some tokens stands
@@ -30,6 +31,14 @@ class _Node:
     page: int = NO_PAGE
     children: dict[bytes, _Node] = field(default_factory=dict)
     order: list[bytes] = field(default_factory=list)
+
+
+@dataclass
+class Place:
+    """How far the pages of a text that grows are in the tree: the node of its last whole page there, and its number."""
+
+    node: _Node | None = None
+    pages: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class PrefixIndex:
         text = array("i", ids).tobytes()
         node = self._roots.get(rotary_class)
         path: list[_Node] = []
-        best = Match([], 0)
+        best = best_pages = 0  # positions found
         lost = 0  # positions up to the last page on the path that is gone
         while node is not None:
             rest = text[len(path) * _PAGE_BYTES : (len(path) + 1) * _PAGE_BYTES]
@@ -82,29 +91,29 @@ class PrefixIndex:
             if child.page == NO_PAGE:
                 lost = len(path) * _ext.page_tokens
             elif lost == 0 or (self._reach is not None and lost <= positions - self._reach):
-                best = Match([n.page for n in path], positions)
+                best, best_pages = positions, len(path)
             node = child if common == _ext.page_tokens else None
-        self._touch(path[: len(best.pages)])
-        return Match([self._seen_from(best.positions, i, page) for i, page in enumerate(best.pages)], best.positions)
+        self._touch(path[:best_pages])
+        return Match([self._seen_from(best, i, n.page) for i, n in enumerate(path[:best_pages])], best)
 
     def _seen_from(self, past: int, index: int, page: int) -> int:
         """The page, unless no query from position `past` on looks at it."""
         unseen = self._reach is not None and (index + 1) * _ext.page_tokens <= past - self._reach
         return NO_PAGE if unseen else page
 
-    def insert(self, ids: Sequence[int], rotary_class: int, pages: list[int]) -> None:
-        """Keep the pages of a text, which may be more than it fills; NO_PAGE in `pages` is skipped.
+    def insert(self, ids: Sequence[int], positions: int, rotary_class: int, pages: list[int], place: Place) -> None:
+        """Keep the pages of a text's first `positions`, from `place` on, which is moved; NO_PAGE in `pages` is skipped.
 
         Of two pages with the same contents one is enough: `pages` gets the one that was there before, and the reference
         that the text had to its own is moved there.
         """
-        if not ids:
-            return
-        text = array("i", ids).tobytes()
-        node = self._roots.setdefault(rotary_class, _Node(None, b""))
+        if place.node is None or place.node.parent is None:  # never put, or given up since
+            place.node, place.pages = self._roots.setdefault(rotary_class, _Node(None, b"")), 0
+        node = place.node
         path = []
-        for i in range(-(-len(text) // _PAGE_BYTES)):
-            key = text[i * _PAGE_BYTES : (i + 1) * _PAGE_BYTES]
+        for i in range(place.pages, -(-positions // _ext.page_tokens)):
+            start = i * _ext.page_tokens
+            key = array("i", ids[start : min(start + _ext.page_tokens, positions)]).tobytes()
             child = node.children.get(key)
             if child is None:
                 if len(key) < _PAGE_BYTES and (found := _longer(node, key)):  # a longer text has these positions, too
@@ -114,8 +123,10 @@ class PrefixIndex:
             self._put(child, pages, i)
             path.append(child)
             node = child
+            if len(key) == _PAGE_BYTES:
+                place.node, place.pages = node, i + 1
         self._touch(path)
-        self._prune(path[-1])
+        self._prune(node)
 
     def _put(self, node: _Node, pages: list[int], i: int) -> None:
         page = pages[i]
@@ -150,10 +161,8 @@ class PrefixIndex:
 
     def clear(self) -> None:
         """Give all pages up."""
-        for node in self._used:
-            self._cache.release(node.page)
-        self._used.clear()
-        self._roots.clear()
+        for node in list(self._used):
+            self._give_up(node)
 
     def _give_up(self, node: _Node) -> None:
         self._used.pop(node, None)
@@ -168,6 +177,7 @@ class PrefixIndex:
             parent = node.parent
             del parent.children[node.tokens]
             del parent.order[bisect_left(parent.order, node.tokens)]
+            node.parent = None
             node = parent
         if node.parent is None and not node.children:
             self._roots = {key: root for key, root in self._roots.items() if root is not node}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.errors import Error
@@ -99,35 +99,28 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
     return present
 
 
-class Sampler:
-    """Draws the tokens of one sequence.
+def choose_one(filters: _ext.SamplingFilters | None, logits: NDArray[np.float32], draw: float, where: str) -> int:
+    """The next token, for logits `[vocab]`; without filters the likeliest, of equally likely ones the lowest.
 
-    Prompt number `index` of a call draws from its own stream of random numbers, made from (seed, index), so
-    that its text does not depend on what else is in the batch.
+    Args:
+        draw: uniform in [0, 1).
+        where: begins the message of an error.
+
+    Raises:
+        qkv.Error: the logits hold NaN or infinity, or are all minus infinity.
     """
+    (token,) = _ext.choose([filters], logits[None], [draw])
+    if token < 0:
+        raise Error(f"{where}: {describe_bad_row(logits)}")
+    return token
 
-    def __init__(self, params: SamplingParams | None, seed: int | None = None, index: int = 0) -> None:
-        """`params` None is greedy; `seed` None draws differently each time.
 
-        Raises:
-            qkv.Error: the seed is not a non-negative integer.
-        """
-        if seed is not None and (not _is_integer(seed) or seed < 0):
-            raise Error(f"seed is {seed!r}; expected an integer >= 0")
-        self._filters = None if params is None else params.filters()
-        self._seed = secrets.randbits(64) if seed is None else int(seed) & (2**64 - 1)
-        self._index = index
-        self._step = 0
-
-    def __call__(self, logits: np.ndarray) -> int:
-        """The next token, for float32 logits `[vocab]`; of equally likely best ones greedy takes the lowest.
-
-        Raises:
-            qkv.Error: the logits hold NaN or infinity, or are all minus infinity.
-        """
-        draw = _ext.uniform(self._seed, self._index, self._step)
-        self._step += 1
-        return _ext.choose([self._filters], logits[None], [draw])[0]
+def describe_bad_row(logits: NDArray[np.float32]) -> str:
+    """Why no token can be chosen from these logits `[vocab]`, for which `_ext.choose` returns -1."""
+    bad = np.flatnonzero(~(logits < np.inf))
+    if bad.size:
+        return f"the logits are not finite: token {bad[0]} has {logits[bad[0]]}; expected numbers"
+    return f"the logits are not finite: all {logits.size} are -inf, so that there is no token to choose"
 
 
 def _is_number(value: Any) -> bool:

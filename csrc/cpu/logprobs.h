@@ -1,0 +1,25 @@
+// Log probabilities: x - log(sum of e^x) for each of the logits x of a row. A row with a NaN or +inf, or of -inf only,
+// gives NaN.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace qkv {
+
+// Turns rows of n logits into log probabilities.
+void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, int threads);
+
+// What is wanted of rows of n logits, in float64, whose rounding does not show at 1e-6.
+struct Logprobs {
+  const int64_t* tokens;  // [rows], each in 0 ... n - 1
+  int64_t top;            // 0 ... n
+  double* of_tokens;      // [rows]
+  int64_t* top_ids;       // [rows, top]: the likeliest tokens, of equally likely ones the lowest first
+  double* of_top;         // [rows, top]
+};
+
+void logprobs(const Kernels& kernels, const float* x, int64_t rows, int64_t n, const Logprobs& wanted, int threads);
+
+}  // namespace qkv

@@ -1,0 +1,103 @@
+"""A text on its way through the model: its tokens, and the pages of their keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qkv import _ext
+from qkv.generation.pool import PagePool, pages_for
+from qkv.generation.prefixes import NO_PAGE, Place
+
+if TYPE_CHECKING:
+    from qkv.source import Source
+
+
+class CachedSequence:
+    """Tokens and their pages. Whole pages can be found by other texts that begin alike as soon as they are filled, and
+    the last one when the sequence is released; that of a fork is not, as beams that are dropped at every step would fill
+    the cache with theirs.
+
+    Attributes:
+        ids: the tokens that are certain: of the prompt, or of a decoder's start, and those written since.
+        past: how many of them have keys and values in the cache.
+        pages: that hold these; NO_PAGE where no layer looks any more.
+        planned: tokens that it will have at most in the end; rotary angles may depend on it.
+        source: what an encoder read for it. The keys and values depend on that, too, so its pages are for it alone.
+    """
+
+    def __init__(self, pool: PagePool, ids: Sequence[int], planned: int, source: Source | None = None) -> None:
+        self._pool = pool
+        self.ids = list(ids)
+        self.past = 0
+        self.pages: list[int] = []
+        self.planned = planned
+        self.source = source
+        self._class = pool.rotary_class(planned)
+        self.shared = source is None
+        self._place = Place()
+        self._forked = False
+
+    def __repr__(self) -> str:
+        return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
+
+    def match(self) -> None:
+        """Take over the longest cached prefix, but leave a token to be run. Before the first run."""
+        if self.shared and not self.pages:
+            found = self._pool.find(self.ids[:-1], self._class)
+            self.pages, self.past = found.pages, found.positions
+
+    def adopt(self, pages: Sequence[int], past: int, *, shared: bool) -> None:
+        """Begin with pages that somebody else holds, too, and that have the first `past` tokens. Instead of `match`.
+
+        With `shared` False nobody else finds what is written behind them.
+        """
+        self.pages, self.past, self.shared = self._pool.retain(pages), past, shared
+
+    def grow(self, positions: int) -> None:
+        """Have pages for so many positions, and none behind `past` that somebody else could see written to.
+
+        Raises:
+            qkv.Error: every page of the pool is in use.
+        """
+        first = self.past // _ext.page_tokens
+        for i in range(first, len(self.pages)):
+            self.pages[i] = self._pool.own(self.pages[i], max(0, self.past - i * _ext.page_tokens))
+        while len(self.pages) < pages_for(positions):
+            self.pages.append(self._pool.allocate())
+
+    def advance(self, tokens: int) -> None:
+        """After a run: so many more of `ids` are in the cache."""
+        before, self.past = self.past, self.past + tokens
+        assert self.past <= len(self.ids)
+        whole = self.past // _ext.page_tokens
+        if whole == before // _ext.page_tokens:
+            return
+        if self.shared:
+            self._pool.keep(self.ids, whole * _ext.page_tokens, self._class, self.pages, self._place)
+        self._free_unseen()
+
+    def _free_unseen(self) -> None:
+        """Pages that lie wholly before what the next token sees, in every layer."""
+        reach = self._pool.reach
+        if reach is None:
+            return
+        for i in range(max(0, self.past - reach) // _ext.page_tokens):
+            page, self.pages[i] = self.pages[i], NO_PAGE
+            self._pool.release([page])
+
+    def fork(self) -> CachedSequence:
+        """Another sequence that begins like this one. They share all pages until one writes to them."""
+        other = CachedSequence(self._pool, self.ids, self.planned, self.source)
+        other.adopt(self.pages, self.past, shared=self.shared)
+        other._place, other._forked = replace(self._place), True
+        return other
+
+    def release(self) -> None:
+        """Give the pages back; safe to call twice. The tokens stay."""
+        if self.shared and self.past and not self._forked:
+            # From the root: the whole text is what was used last.
+            self._pool.keep(self.ids, self.past, self._class, self.pages, Place())
+        self.past = 0
+        self._pool.release(self.pages)

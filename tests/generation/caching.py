@@ -1,0 +1,53 @@
+"""Runs of sequences on a model's pool of pages, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qkv
+from qkv.generation.sequence import CachedSequence
+from qkv.generation.pool import PagePool
+
+
+def feed(model: qkv.Model, *sequences: CachedSequence, most: int = 10**6) -> NDArray[np.float32]:
+    """Runs all that is pending, in pieces of at most `most` tokens; logits of the last token of each, [n, vocab]."""
+    rows = np.empty((len(sequences), model.vocab_size), np.float32)
+    while any(len(s.ids) > s.past for s in sequences):
+        some = [i for i, s in enumerate(sequences) if len(s.ids) > s.past]
+        counts = [min(most, len(sequences[i].ids) - sequences[i].past) for i in some]
+        for i, count in zip(some, counts, strict=True):
+            sequences[i].grow(sequences[i].past + count)
+        now = [sequences[i] for i in some]
+        rows[some] = model.run(
+            "logits",
+            [np.array(s.ids[s.past : s.past + n], np.int32) for s, n in zip(now, counts, strict=True)],
+            wanted="last",
+            past=[s.past for s in now],
+            planned=[s.planned for s in now],
+            cache=model.kv_pool.cache,
+            pages=[s.pages for s in now],
+        )
+        for s, n in zip(now, counts, strict=True):
+            s.advance(n)
+    return rows
+
+
+def sequence(model: qkv.Model, ids: list[int], planned: int | None = None, match: bool = True) -> CachedSequence:
+    made = CachedSequence(model.kv_pool, ids, planned or len(ids))
+    if match:
+        made.match()
+    return made
+
+
+def poison(pool: PagePool) -> None:
+    """Fill every free page with NaN, whatever its type."""
+    pages = [pool.allocate() for _ in range(pool.max_pages - pool.pages_in_use)]
+    nans = np.full(pool.cache.page_nbytes, 0xFF, np.uint8)
+    for page in pages:
+        pool.cache.write(page, nans)
+    pool.release(pages)
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 100, count).tolist()
