@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from qkv import _ext
 from qkv.errors import Error
-from qkv.generation.rules import LogitRules
 from qkv.generation.search.base import Feed, Found, Search, Task
 from qkv.generation.search.line import Line
 
@@ -111,9 +110,7 @@ class ContrastiveSearch(Search):
         task, ids = self._task, self._line.sequence.ids
         if task.options.logprobs is not None:
             self._behind = logits.copy()
-        (error,) = LogitRules.apply_all([task.rules], [ids], logits, task.threads)
-        if error is not None:
-            raise error
+        task.rules.apply([ids], logits, task.threads)
         _ext.log_softmax(logits, task.threads)
         (best,) = _ext.best_continuations(logits, [0.0], [(1, self._top_k)], task.threads)
         if not best:

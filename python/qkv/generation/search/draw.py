@@ -59,7 +59,7 @@ def _draw_without_replacement(weights: NDArray[np.float64], draws: Sequence[floa
     blocks = np.pad(weights, (0, -len(weights) % _BLOCK)).reshape(-1, _BLOCK)
     sums = blocks.sum(axis=1)
     chosen: list[int] = []
-    for draw in draws[: np.count_nonzero(weights)]:
+    for draw in draws[: int(np.count_nonzero(weights))]:
         mass = draw * sums.sum()
         block = _reached(sums, mass)
         lane = _reached(blocks[block], mass - sums[:block].sum())
