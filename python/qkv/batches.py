@@ -55,6 +55,7 @@ def make_batch(
     source: Source | None = None,
     weights: Sequence[Sequence[NDArray[np.float32]]] = (),
     cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
+    wanted_rows: NDArray[np.int64] | None = None,
 ) -> _ext.Batch:
     """What one run works on; `Runner.run_all` describes the rest."""
     cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
@@ -71,7 +72,7 @@ def make_batch(
         token_ids=_joined(sequences),
         cu_seqlens=cu_seqlens,
         type_ids=_joined(token_type_ids or ()),
-        wanted=rows,
+        wanted=rows if wanted_rows is None else wanted_rows,
         past=np.asarray(past if past is not None else [], np.int64),
         cache=cache,
         pages=list(pages or ()),

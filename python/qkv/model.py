@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qkv.generation.prompts import Prompt
     from qkv.generation.state import State
     from qkv.generation.streamer import Streamer
+    from qkv.tasks.score import Score, Text
 
 # [heads, tokens, keys] of each sequence and layer
 Weights = list[list[NDArray[np.float32]]]
@@ -314,6 +315,71 @@ class Model(Runner):
         from qkv.generation.state import State
 
         return State.load(path, self)
+
+    def score(
+        self,
+        texts: Sequence[Text | tuple[Text, Text]],
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[Score]:
+        """How likely the model finds texts: a `Score` for each, with the log probabilities of its tokens.
+
+            model.score(["The sky is blue."])[0].perplexity
+            max(model.score([("The sky is", " blue"), ("The sky is", " a fish")]), key=lambda score: score.total)
+
+        What is scored does not depend on the others in the list.
+
+        - A decoder scores all tokens of a text but the first, which has nothing before it, as Hugging Face's loss does.
+          Of a pair (context, text) it scores the second part. The two are tokenised together, and spaces at the
+          context's end go to the text, as lm-evaluation-harness does it. An empty context stands for the token that
+          begins texts, or else the one that ends them: ("", text) scores all tokens.
+        - An encoder with a decoder takes pairs (source, target), and scores the target with the special tokens that the
+          tokenizer adds to it, as Hugging Face's loss for labels does. Where a target has a vocabulary of its own, or a
+          language's token, give token ids.
+        - A masked language model gives pseudo-log-likelihoods (Salazar et al. 2020): each token that is not special is
+          masked in a copy of its text. A text of n tokens takes n runs of its length.
+
+        Args:
+            texts: texts, pairs of them as tuples, or lists of token ids in the place of either; the tokenizer's special
+                tokens are added to texts, and to no ids. (Of a pair's two texts, not behind them.)
+            progress: called with (tokens that are scored, all of them) after each run.
+
+        Raises:
+            qkv.Error: there is nothing to score in a text, it is too long, it is not what the model needs, the model
+                has no head that predicts tokens, or text is given and there is no tokenizer.
+        """
+        from qkv.tasks.score import score
+
+        return score(self, texts, progress)
+
+    def perplexity(
+        self,
+        text: Text,
+        *,
+        stride: int | None = None,
+        window: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> float:
+        """exp of minus the mean log probability of a text's tokens, for texts of any length: of a text that does not
+        fit the window, each next `stride` tokens are scored in a window that ends with them.
+
+        As Hugging Face's page on the perplexity of fixed-length models does it, but the mean is over exactly those
+        tokens that are scored: all but the first, where windows overlap.
+
+        Args:
+            text: text, or token ids. The tokenizer's special tokens are added to text.
+            stride: tokens, 1 to `window`; half of it by default. Shorter strides give tokens more context and take
+                longer.
+            window: tokens that the model reads at once; by default all that it takes.
+            progress: as in `score`.
+
+        Raises:
+            qkv.Error: the model is no decoder, the text has fewer than two tokens, an argument is out of range, or text
+                is given and there is no tokenizer.
+        """
+        from qkv.tasks.score import perplexity
+
+        return perplexity(self, text, stride, window, progress)
 
     def _read(
         self, batch: Sequence[TokenIds], decoder_ids: Sequence[TokenIds] | None

@@ -58,6 +58,11 @@ class Runner:
             if program and program.profiling:  # printed when the model is dropped or the process ends
                 weakref.finalize(self, print_profile, title, program)
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token looks at those before it only, so that the model can write texts from left to right."""
+        return self._cache_shape is not None
+
     def new_cache(self, positions: int) -> _ext.KVCache:
         """An empty KV cache with room for `positions` positions, spread over any number of sequences by pages.
 
@@ -162,6 +167,7 @@ class Runner:
         source: Source | None = None,
         weights: Sequence[Sequence[NDArray[np.float32]]] = (),
         cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
+        rows: NDArray[np.int64] | None = None,
         cancel: _ext.Cancel | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
@@ -178,6 +184,7 @@ class Runner:
             source: what the encoder read, for each sequence of a decoder.
             weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
                 each sequence, or nothing. cross_weights: the same for steps of cross-attention.
+            rows: of tokens, counted through all sequences, that the logits are for, in place of `wanted`.
             cancel: ends the run when another thread sets it. What ends a run early, Ctrl-C too, leaves positions of the
                 cache before `past` as they are.
 
@@ -201,6 +208,7 @@ class Runner:
             source=source,
             weights=weights,
             cross_weights=cross_weights,
+            wanted_rows=rows,
         )
         return self.program.run(outputs, batch, self.num_threads, cancel)
 

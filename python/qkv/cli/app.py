@@ -18,6 +18,7 @@ from qkv.cli.generate import generate
 from qkv.cli.info import info
 from qkv.cli.pack import pack
 from qkv.cli.plan import plan
+from qkv.cli.score import score
 from qkv.errors import Error
 from qkv.machine import __version__
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Run transformer models on this machine's CPU: Hugging Face checkpoints as they are.",
 )
-for command in (info, demo, encode, generate, bench, pack, plan):
+for command in (info, demo, encode, generate, score, bench, pack, plan):
     app.command()(command)
 
 
