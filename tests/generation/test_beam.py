@@ -125,7 +125,12 @@ def test_many_end_tokens(pair: Pair) -> None:
     likely = pair.ours.generate(PROMPTS[0], num_beams=6, num_return_sequences=6, max_new_tokens=2, eos_token_id=[])
     end = sorted({token for made in likely for token in made.token_ids})
     for early_stopping in (True, "never"):
-        options = {"max_new_tokens": TOKENS, "num_beams": 2, "num_return_sequences": 2, "early_stopping": early_stopping}
+        options = {
+            "max_new_tokens": TOKENS,
+            "num_beams": 2,
+            "num_return_sequences": 2,
+            "early_stopping": early_stopping,
+        }
         made = as_list(pair.ours.generate(PROMPTS[0], eos_token_id=end, length_penalty=2.0, **options))
         expected = pair.expected(PROMPTS[0], end, length_penalty=2.0, **options)
         assert [m.token_ids for m in made] == [ids for ids, _ in expected]

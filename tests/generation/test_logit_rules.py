@@ -164,7 +164,9 @@ def test_rows_of_many_requests(threads: int) -> None:
     rng = np.random.default_rng(4)
     requests = [CASES[i % len(CASES)] if i % 5 else None for i in range(60)]
     rules = [
-        LogitRules() if options is None else LogitRules(start=START, limit=LIMIT, eos_token_id=EOS, source=SOURCE, **options)
+        LogitRules()
+        if options is None
+        else LogitRules(start=START, limit=LIMIT, eos_token_id=EOS, source=SOURCE, **options)
         for options in requests
     ]
     ids = [IDS[: int(length)] * 50 if i % 7 else IDS for i, length in enumerate(rng.integers(1, len(IDS), 60))]
