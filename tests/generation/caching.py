@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 import qkv
 from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool
+from qkv.generation.state import State
+
+MB = 1 << 20
 
 
 def feed(model: qkv.Model, *sequences: CachedSequence, most: int = 10**6) -> NDArray[np.float32]:
@@ -51,3 +57,20 @@ def poison(pool: PagePool) -> None:
 
 def tokens(count: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(0, 100, count).tolist()
+
+
+def load(folder: Path, **options: Any) -> qkv.Model:
+    return qkv.load(folder, **{"num_threads": 1, "kv_cache_bytes": 2 * MB} | options)
+
+
+def keep(model: qkv.Model, ids: list[int], planned: int = 200) -> State:
+    """What a request leaves: the last token is not in the cache."""
+    one = sequence(model, ids[:-1], planned, match=False)
+    feed(model, one)
+    one.ids = list(ids)
+    reservation = model.kv_pool.reserve(len(one.pages))
+    assert reservation
+    state = State.of(model, one, reservation)
+    one.release()
+    reservation.release()
+    return state

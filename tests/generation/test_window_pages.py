@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tests.generation.caching import feed, poison, sequence, tokens
-from tests.generation.test_pool import check_keys, make_pool, run
+from tests.generation.marked_pages import check_keys, make_pool, run
 
 import qkv
 from qkv.generation.sequence import CachedSequence
