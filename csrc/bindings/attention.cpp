@@ -18,7 +18,7 @@ std::vector<float> values_of(const std::optional<FloatArray>& x) {
 
 // `window`: the token at position p sees p - window + 1 ... p, and without `causal` as many after it; 0: all.
 AttentionShape make_shape(int64_t heads, int64_t kv_heads, int64_t head_dim, float scale, bool causal, int64_t window,
-                          float soft_cap, const std::optional<FloatArray>& slopes,
+                          float soft_cap, const std::optional<FloatArray>& slopes, bool rounded_alibi,
                           const std::optional<FloatArray>& bias, const std::string& type, bool interleaved) {
   require(window >= 0, "attention: negative window ", window);
   require(!bias || (bias->ndim() == 2 && bias->shape(1) % 2 == 1),
@@ -33,6 +33,7 @@ AttentionShape make_shape(int64_t heads, int64_t kv_heads, int64_t head_dim, flo
                           .type = kv_type_of(type),
                           .soft_cap = soft_cap,
                           .slopes = values_of(slopes),
+                          .rounded_alibi = rounded_alibi,
                           .bias = values_of(bias),
                           .reach = bias ? bias->shape(1) / 2 : 0,
                           .interleaved = interleaved};
@@ -47,11 +48,12 @@ void check(const py::array& x, const char* what, std::vector<py::ssize_t> shape)
 py::array_t<float> attend_arrays(const FloatArray& q, const FloatArray& k, const FloatArray& v,
                                  const std::optional<FloatArray>& rotary, bool causal, float scale, int threads,
                                  int64_t window, float soft_cap, const std::optional<FloatArray>& slopes,
-                                 const std::optional<FloatArray>& relative_bias, const std::string& kv_type,
+                                 bool rounded_alibi, const std::optional<FloatArray>& relative_bias,
+                                 const std::string& kv_type,
                                  std::optional<py::array_t<float, py::array::c_style>> weights) {
   require(q.ndim() == 4 && k.ndim() == 4, "attention: q, k and v must be [batch, tokens, heads, head_dim]");
   const AttentionShape shape = make_shape(q.shape(2), k.shape(2), q.shape(3), scale, causal, window, soft_cap, slopes,
-                                          relative_bias, kv_type, false);
+                                          rounded_alibi, relative_bias, kv_type, false);
   const int64_t batch = q.shape(0), tokens = q.shape(1), keys = k.shape(1), past = keys - tokens;
   check(k, "attention: k", {batch, keys, shape.kv_heads, shape.head_dim});
   check(v, "attention: v", {batch, keys, shape.kv_heads, shape.head_dim});
@@ -95,11 +97,11 @@ void register_attention(py::module_& m) {
   using namespace py::literals;
   py::class_<AttentionShape>(m, "AttentionShape")
       .def(py::init(&make_shape), "heads"_a, "kv_heads"_a, "head_dim"_a, "scale"_a, "causal"_a, "window"_a = 0,
-           "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(), "kv_type"_a = "float32",
-           "interleaved"_a = false);
+           "soft_cap"_a = 0, "slopes"_a = py::none(), "rounded_alibi"_a = false, "relative_bias"_a = py::none(),
+           "kv_type"_a = "float32", "interleaved"_a = false);
   m.def("attention", &attend_arrays, "q"_a, "k"_a, "v"_a, "rotary"_a.none(true), "causal"_a, "scale"_a, "threads"_a = 1,
-        "window"_a = 0, "soft_cap"_a = 0, "slopes"_a = py::none(), "relative_bias"_a = py::none(),
-        "kv_type"_a = "float32", py::arg("weights").noconvert() = py::none());
+        "window"_a = 0, "soft_cap"_a = 0, "slopes"_a = py::none(), "rounded_alibi"_a = false,
+        "relative_bias"_a = py::none(), "kv_type"_a = "float32", py::arg("weights").noconvert() = py::none());
 }
 
 }  // namespace qkv

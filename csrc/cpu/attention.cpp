@@ -71,6 +71,7 @@ class Attention {
             .scale = shape_.scale,
             .soft_cap = shape_.soft_cap,
             .slopes = shape_.slopes.empty() ? nullptr : shape_.slopes.data() + query_head,
+            .rounded_alibi = shape_.rounded_alibi,
             .bias = shape_.bias.empty() ? nullptr : shape_.bias.data() + query_head * (2 * shape_.reach + 1),
             .reach = shape_.reach,
             .past = seq.past,
@@ -241,6 +242,7 @@ void AttentionShape::check() const {
   require(soft_cap >= 0, "attention: negative soft cap ", soft_cap);
   require(slopes.empty() || static_cast<int64_t>(slopes.size()) == heads, "attention: ", slopes.size(), " slopes for ",
           heads, " heads");
+  require(!rounded_alibi || !slopes.empty(), "attention: rounded ALiBi needs slopes");
   require(bias.empty() || (reach >= 0 && static_cast<int64_t>(bias.size()) == heads * (2 * reach + 1)),
           "attention: a relative bias of ", bias.size(), " values for ", heads, " heads and distances up to ", reach);
 }

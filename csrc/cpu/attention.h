@@ -13,11 +13,12 @@ namespace qkv {
 // What all sequences have in common.
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;
-  float scale;                // of q.k
-  int64_t before, after;      // the token at position p sees keys p - before ... p + after
-  KVType type;                // of keys and values in pages
-  float soft_cap = 0;         // a score s becomes soft_cap tanh(s / soft_cap), unless 0
-  std::vector<float> slopes;  // [heads] or empty: - slope |key - query| is added to scores (ALiBi, Press et al. 2022)
+  float scale;                 // of q.k
+  int64_t before, after;       // the token at position p sees keys p - before ... p + after
+  KVType type;                 // of keys and values in pages
+  float soft_cap = 0;          // a score s becomes soft_cap tanh(s / soft_cap), unless 0
+  std::vector<float> slopes;   // [heads] or empty: - slope |key - query| is added to scores (ALiBi, Press et al. 2022)
+  bool rounded_alibi = false;  // scale times bfloat16(slope position) of the key, less the query's, is added instead
   std::vector<float> bias;  // [heads, 2 reach + 1] or empty: bias of distances -reach ... reach; those beyond as these
   int64_t reach = 0;
   bool interleaved = false;  // rotary pairs are (2i, 2i + 1); otherwise (i, i + rotary_dim / 2)

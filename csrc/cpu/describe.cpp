@@ -28,7 +28,7 @@ struct Describe {
     text << " heads of " << shape.head_dim << (shape.causal() ? ", causal" : "");
     if (shape.before != kEverything) text << ", window " << shape.before + 1;
     if (shape.soft_cap != 0) text << ", soft cap " << shape.soft_cap;
-    if (!shape.slopes.empty()) text << ", ALiBi";
+    if (!shape.slopes.empty()) text << (shape.rounded_alibi ? ", rounded ALiBi" : ", ALiBi");
     if (!shape.bias.empty()) text << ", bias of distances up to " << shape.reach;
     if (shape.type != KVType::float32) text << ", in " << name_of(shape.type);
     if (shape.interleaved) text << ", interleaved";

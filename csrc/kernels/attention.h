@@ -151,7 +151,7 @@ inline void score_block(const AttentionArgs& args, const QueryTile& tile, int64_
     float* row = scores + r * kBlockTokens;
     const int64_t token = (tile.row + r) / args.group, head = (tile.row + r) % args.group;
     if constexpr (Page::kScaled) multiply_by_scales<Page>(args, block, some, 0, row);
-    adjust(args, head, block * kBlockTokens - (args.past + token), row, some);
+    adjust(args, head, block * kBlockTokens, args.past + token, row, some);
     hide_unseen(row, some, seen);
     largest_score[r] = largest(row, some);
   }

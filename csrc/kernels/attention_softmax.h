@@ -50,22 +50,34 @@ inline F32 bias_at(const float* bias, int64_t reach, int64_t d) {
   return F32::load(lanes);
 }
 
-// Soft cap and position biases of one row; `distance` is that of the block's first key from the query.
-inline void adjust(const AttentionArgs& args, int64_t head, int64_t distance, float* scores, Span some) {
+inline void add_alibi(float slope, int64_t distance, float* scores, Span some) {
+  const F32 step = F32::set(-slope * kLog2E);
+  for (int64_t i = some.first; i < some.end; i += kLanes)
+    fma(abs(counted_from(distance + i)), step, F32::load(scores + i)).store(scores + i);
+}
+
+// The query's own term changes no weight. It keeps scores small, and so exact, however far on in a text they are.
+inline void add_rounded_alibi(float slope, float scale, int64_t key, int64_t query, float* scores, Span some) {
+  const F32 rounded = round_bf16(F32::set(slope)), factor = F32::set(scale * kLog2E);
+  const auto term = [=](F32 position) { return round_bf16(rounded * round_bf16(position)); };
+  const F32 own = term(F32::set((float)query));
+  for (int64_t i = some.first; i < some.end; i += kLanes)
+    fma(term(counted_from(key + i)) - own, factor, F32::load(scores + i)).store(scores + i);
+}
+
+// Soft cap and position biases of one row; `key` and `query`: the positions of the block's first key and of the query.
+inline void adjust(const AttentionArgs& args, int64_t head, int64_t key, int64_t query, float* scores, Span some) {
   const F32 log2e = F32::set(kLog2E);
   if (args.soft_cap != 0) {  // the query carries scale / soft_cap
     const F32 cap = F32::set(args.soft_cap * kLog2E);
     for (int64_t i = some.first; i < some.end; i += kLanes) (cap * tanh(F32::load(scores + i))).store(scores + i);
   }
-  if (args.slopes) {
-    const F32 slope = F32::set(-args.slopes[head] * kLog2E);
-    for (int64_t i = some.first; i < some.end; i += kLanes)
-      fma(abs(counted_from(distance + i)), slope, F32::load(scores + i)).store(scores + i);
-  }
+  if (args.slopes && args.rounded_alibi) add_rounded_alibi(args.slopes[head], args.scale, key, query, scores, some);
+  else if (args.slopes) add_alibi(args.slopes[head], key - query, scores, some);
   if (args.bias) {
     const float* bias = args.bias + head * (2 * args.reach + 1) + args.reach;
     for (int64_t i = some.first; i < some.end; i += kLanes)
-      fma(bias_at(bias, args.reach, distance + i), log2e, F32::load(scores + i)).store(scores + i);
+      fma(bias_at(bias, args.reach, key - query + i), log2e, F32::load(scores + i)).store(scores + i);
   }
 }
 

@@ -97,10 +97,13 @@ struct AttentionArgs {
   int64_t head_dim;
   float scale;  // of q.k
   // A score becomes soft_cap tanh(score / soft_cap) unless soft_cap is 0; then, for the distance d = key - query,
-  // - slopes[head] |d| and bias[head][reach + d] (d held between -reach and reach) are added, unless null.
+  // - slopes[head] |d| is subtracted, unless null; when rounded_alibi, scale (t(key) - t(query)) is added instead, with
+  //   t(p) = b(b(slopes[head]) b(p)) of positions p from the text's start, where b rounds to bfloat16;
+  // - bias[head][reach + d] (d held between -reach and reach) is added, unless null.
   float soft_cap;
   const float* slopes;  // [group]
-  const float* bias;    // [group, 2 reach + 1]
+  bool rounded_alibi;
+  const float* bias;  // [group, 2 reach + 1]
   int64_t reach;
   int64_t past;           // absolute position of the first query token
   int64_t keys;           // keys present

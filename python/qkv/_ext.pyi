@@ -170,12 +170,15 @@ class AttentionShape:
         window: int = 0,
         soft_cap: float = 0,
         slopes: _Float32 | None = None,
+        rounded_alibi: bool = False,
         relative_bias: _Float32 | None = None,
         kv_type: str = "float32",
         interleaved: bool = False,
     ) -> None:
         """`window` and `soft_cap`: 0 for none. slopes: [heads]; relative_bias: [heads, 2 n + 1] of distances -n ... n.
 
+        rounded_alibi: instead of slope |key - query|, scores lose scale (t(query) - t(key)), where t is the product of
+        slope and position with both, and the product, rounded to bfloat16.
         kv_type: what pages hold keys and values as: float32, bfloat16 or int8.
         """
 
@@ -405,6 +408,7 @@ def attention(
     window: int = 0,
     soft_cap: float = 0,
     slopes: _Float32 | None = None,
+    rounded_alibi: bool = False,
     relative_bias: _Float32 | None = None,
     kv_type: str = "float32",
     weights: _Float32 | None = None,

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tests.kernels.reference import attention
 
 import qkv
-from qkv import _ext, ops
+from qkv import _ext
 from qkv.checkpoint import Checkpoint, Weights
 from qkv.graph import Graph, Lowered, RelativeBias, lower
 from qkv.graph.pack import Packer
 
 HEADS, DIM, TOKENS = 2, 4, 30
 WIDTH = HEADS * DIM
-SLOPES = (0.5, 0.25)
+SLOPES = (0.7, 0.25)
 
 
 @pytest.fixture
@@ -49,13 +50,18 @@ def run(program: _ext.Program) -> np.ndarray:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", ["none", "window", "soft_cap", "alibi_slopes", "relative_bias"])
+@pytest.mark.parametrize("name", ["none", "window", "soft_cap", "alibi_slopes", "rounded_alibi", "relative_bias"])
 def test_options_reach_the_kernel(name: str, causal: bool, w) -> None:
     options, arguments, text = {
         "none": ({}, {}, "heads of 4"),
         "window": ({"window": 5}, {"window": 5}, "window 5"),
         "soft_cap": ({"soft_cap": 2.0}, {"soft_cap": 2.0}, "soft cap 2"),
-        "alibi_slopes": ({"alibi_slopes": SLOPES}, {"alibi_slopes": np.float32(SLOPES)}, "ALiBi"),
+        "alibi_slopes": ({"alibi_slopes": SLOPES}, {"slopes": np.float32(SLOPES)}, ", ALiBi"),
+        "rounded_alibi": (
+            {"alibi_slopes": SLOPES, "rounded_alibi": True},
+            {"slopes": np.float32(SLOPES), "rounded_alibi": True},
+            ", rounded ALiBi",
+        ),
         "relative_bias": (
             {"relative_bias": relative_bias(w)},
             {"relative_bias": w.checkpoint.read("bias.weight")[[1, 1, 0, 2, 2]].T.copy()},
@@ -67,11 +73,10 @@ def test_options_reach_the_kernel(name: str, causal: bool, w) -> None:
     assert ("causal" in str(program)) == causal
     table = w.checkpoint.read("table.weight").astype(float)
     q, k, v = (
-        (table @ w.checkpoint.read(f"{p}.weight").T).astype(np.float32).reshape(TOKENS, HEADS, DIM).swapaxes(0, 1)
-        for p in "qkv"
+        (table @ w.checkpoint.read(f"{p}.weight").T).astype(np.float32).reshape(1, TOKENS, HEADS, DIM) for p in "qkv"
     )
-    expected = ops.attention(q, k, v, causal=causal, **arguments).swapaxes(0, 1).reshape(TOKENS, WIDTH)
-    np.testing.assert_allclose(run(program), expected, atol=1e-5)
+    expected, _ = attention(q, k, v, causal, DIM**-0.5, **arguments)
+    np.testing.assert_allclose(run(program), expected.reshape(TOKENS, WIDTH), atol=1e-5)
 
 
 def test_options_that_do_not_fit(w) -> None:
@@ -79,6 +84,8 @@ def test_options_that_do_not_fit(w) -> None:
         lowered(w, window=0)
     with pytest.raises(ValueError, match="3 ALiBi slopes for 2 heads"):
         lowered(w, alibi_slopes=(1.0, 0.5, 0.25))
+    with pytest.raises(ValueError, match="rounded ALiBi needs slopes"):
+        lowered(w, rounded_alibi=True)
 
 
 def test_what_keys_and_values_are_kept_as(w) -> None:

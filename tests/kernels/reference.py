@@ -89,6 +89,7 @@ def attention_weights(
     window: int = 0,
     soft_cap: float = 0,
     slopes: np.ndarray | None = None,
+    rounded_alibi: bool = False,
     relative_bias: np.ndarray | None = None,
     kv_type: str = "float32",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +107,11 @@ def attention_weights(
     distance = np.arange(keys) - np.arange(keys - tokens, keys)[:, None]  # [tokens, keys]
     if soft_cap:
         scores = soft_cap * np.tanh(scores / soft_cap)
-    if slopes is not None:
+    if slopes is not None and rounded_alibi:
+        terms = scale * alibi_terms(slopes, keys)[:, None]  # [heads, 1, keys]
+        scores += terms
+        products = products + abs(terms - terms[..., keys - tokens :].swapaxes(1, 2)).max()
+    elif slopes is not None:
         scores -= slopes[:, None, None] * abs(distance)
         products = products + slopes[:, None] * abs(distance).max()
     if relative_bias is not None:
@@ -120,6 +125,12 @@ def attention_weights(
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights, products
+
+
+def alibi_terms(slopes: np.ndarray, keys: int) -> np.ndarray:
+    """bfloat16(slope position) of bfloat16 slopes and positions, as Falcon's ALiBi is: [heads, keys] in float64."""
+    bf16_slopes, positions = (widen(bfloat16_bits(x.astype(np.float32))) for x in (slopes, np.arange(keys)))
+    return widen(bfloat16_bits(bf16_slopes[:, None] * positions)).astype(float)
 
 
 def assert_close(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> None:

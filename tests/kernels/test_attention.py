@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.kernels.reference import assert_close, assert_same_bits, attention, normal, rotary
+from tests.kernels.reference import alibi_terms, assert_close, assert_same_bits, attention, normal, rotary
 
 from qkv import _ext
 
@@ -159,8 +159,43 @@ def test_soft_cap_and_position_biases(isa, causal):
         check(*sizes, causal, soft_cap=3.0, slopes=slopes, relative_bias=normal(8, 4, 21), window=50, kv_type="int8")
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_rounded_alibi(isa, causal):
+    """Beyond position 256 positions are rounded, too."""
+    slopes = np.float32([0.84, 0.7071, 0.0371, 1e-3])
+    for tokens, keys in ((1, 1), (5, 5), (20, 150), (3, BLOCK + 90), (40, 2 * BLOCK + 71), (5, 5 * BLOCK)):
+        sizes = case(tokens, keys, 4, 2, 24, batch=1)
+        for kv_type in KV_TYPES:
+            check(*sizes, causal, slopes=slopes, rounded_alibi=True, kv_type=kv_type)
+        check(*sizes, causal, slopes=slopes, rounded_alibi=True, soft_cap=3.0, window=50)
+
+
+def test_rounded_alibi_is_that_of_transformers(isa):
+    modeling_falcon = pytest.importorskip("transformers.models.falcon.modeling_falcon")
+    torch = pytest.importorskip("torch")
+    heads, keys = 12, 3 * BLOCK
+    alibi = modeling_falcon.build_alibi_tensor(torch.ones(1, keys, dtype=torch.long), heads, torch.float32)
+    slopes = np.float32([*(2.0 ** -np.arange(1, 9)), *(2.0 ** -np.arange(0.5, 4))])
+    np.testing.assert_array_equal(alibi_terms(slopes, keys), alibi[:, 0].numpy())
+    q, k, v = case(30, keys, heads, heads, 6, batch=1)
+    mask = alibi * 6**-0.5 + torch.full((30, keys), -torch.inf).triu(keys - 29)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(torch.from_numpy(x).double().transpose(1, 2) for x in (q, k, v)), attn_mask=mask.double()[None]
+    )
+    y = _ext.attention(q, k, v, None, True, 6**-0.5, slopes=slopes, rounded_alibi=True)
+    np.testing.assert_allclose(y, expected.transpose(1, 2).numpy(), atol=2e-5)
+
+
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-@pytest.mark.parametrize("options", [{}, {"window": 70}, {"slopes": np.float32([0.1, 0.3]), "soft_cap": 5.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": 70},
+        {"slopes": np.float32([0.1, 0.3]), "soft_cap": 5.0},
+        {"slopes": np.float32([0.1, 0.3]), "rounded_alibi": True},
+    ],
+)
 def test_bits_do_not_depend_on_the_way_keys_are_cut(isa, kv_type, options):
     """One key/value head for many threads: blocks of keys become tasks of their own, to be merged."""
     q, k, v = case(3 * BLOCK + 20, 3 * BLOCK + 20, 2, 1, 40, batch=1)
@@ -224,6 +259,7 @@ def test_sizes_that_do_not_fit_are_errors():
         {"window": -1},
         {"soft_cap": -1.0},
         {"slopes": np.zeros(3, np.float32)},
+        {"rounded_alibi": True},
         {"relative_bias": np.zeros((3, 3), np.float32)},
         {"relative_bias": np.zeros((4, 2), np.float32)},
     ):

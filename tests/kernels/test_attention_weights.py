@@ -64,6 +64,7 @@ def test_soft_cap_position_biases_and_rotary_positions(isa, causal):
         sizes = case(tokens, keys, 4, 2, 24)
         check(*sizes, causal, soft_cap=2.0)
         check(*sizes, causal, slopes=slopes)
+        check(*sizes, causal, slopes=slopes, rounded_alibi=True)
         check(*sizes, causal, relative_bias=2 * normal(9, 4, 19))
         check(*sizes, causal, table=rotary(np.arange(keys), 24))
         check(*sizes, causal, soft_cap=3.0, slopes=slopes, relative_bias=normal(8, 4, 21), window=50, kv_type="int8")

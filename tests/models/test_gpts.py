@@ -51,9 +51,8 @@ def test_alibi_slopes_equal_blooms() -> None:
         np.testing.assert_allclose(alibi_slopes(heads), reference, rtol=1e-6)
 
 
-def test_alibi_of_falcon_is_not_rounded(tmp_path, monkeypatch) -> None:
-    """transformers keeps it in bfloat16, which a few tokens hardly show and hundreds do; with float32 in its place,
-    nothing differs."""
+def test_alibi_of_falcon_is_rounded(tmp_path, monkeypatch) -> None:
+    """transformers keeps it in bfloat16, which a few tokens hardly show and hundreds do."""
     options = CASES["falcon-rw"].options | {"num_attention_heads": 16, "hidden_size": 128, "initializer_range": 0.1}
     torch.manual_seed(0)
     reference = transformers.FalconForCausalLM(transformers.FalconConfig(**options)).eval()
@@ -64,10 +63,8 @@ def test_alibi_of_falcon_is_not_rounded(tmp_path, monkeypatch) -> None:
         rounded = reference(torch.tensor(ids[None])).logits[0].numpy()
         monkeypatch.setattr(modeling_falcon, "build_alibi_tensor", modeling_bloom.build_alibi_tensor)
         exact = reference(torch.tensor(ids[None])).logits[0].numpy()
-    assert np.abs(got - exact).max() <= 1e-4
-    difference = np.abs(got - rounded).max(axis=1)
-    assert difference[:30].max() < 0.05
-    assert difference[256:].max() > 0.2
+    assert np.abs(got - rounded).max() <= 1e-4
+    assert np.abs(got - exact)[256:].max() > 0.2
 
 
 def test_no_end_of_positions(tiny) -> None:

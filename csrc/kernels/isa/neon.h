@@ -92,6 +92,11 @@ inline F32 min(F32 a, F32 b) { return select(b < a, b, a); }
 inline F32 abs(F32 x) { return {vabsq_f32(x.v)}; }
 inline F32 copysign(F32 size, F32 sign) { return {vbslq_f32(vdupq_n_u32(0x80000000), sign.v, size.v)}; }
 inline F32 round(F32 x) { return {vrndnq_f32(x.v)}; }
+inline F32 round_bf16(F32 x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x.v), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+  return {vreinterpretq_f32_u32(vandq_u32(up, vdupq_n_u32(0xffff0000)))};
+}
 inline F32 pow2(F32 n) {
   const int32x4_t biased = vaddq_s32(vcvtq_s32_f32(n.v), vdupq_n_s32(127));
   return {vreinterpretq_f32_s32(vshlq_n_s32(biased, 23))};

@@ -84,6 +84,10 @@ inline F32 round(F32 x) {                   // to nearest, ties to even; |x| < 2
   const F32 magic = F32::set(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
   return (x + magic) - magic;
 }
+inline F32 round_bf16(F32 x) {  // to the nearest bfloat16, ties to even; x is finite
+  const Vec4i bits = (Vec4i)x.v;
+  return {(Vec4f)((bits + 0x7fff + (bits >> 16 & 1)) & (int32_t)0xffff0000)};
+}
 inline F32 pow2(F32 n) {                                  // 2^n for integral n in -126 ... 127; 0 for n = -127
   const F32 biased = n + F32::set(12582912.0f + 127.0f);  // low mantissa bits now hold n + 127
   return {(Vec4f)((Vec4i)biased.v << 23)};

@@ -162,18 +162,23 @@ class Graph:
         window: int | None = None,
         soft_cap: float | None = None,
         alibi_slopes: Sequence[float] | None = None,
+        rounded_alibi: bool = False,
         relative_bias: RelativeBias | None = None,
     ) -> Tensor:
         """softmax(scale q k^T) v in every head (Vaswani et al. 2017); scale is 1 / sqrt(head_dim) by default.
 
         Query heads share key/value heads when k is narrower than q (Ainslie et al. 2023). A query sees only keys at
         distances below `window`. A score s becomes soft_cap tanh(s / soft_cap) (Gemma 2); then slope |key - query| of
-        its head is subtracted (ALiBi, Press et al. 2022), or the learned bias of the distance added (T5)."""
+        its head is subtracted (ALiBi, Press et al. 2022), or the learned bias of the distance added (T5). With
+        `rounded_alibi`, what is subtracted is scale (slope query - slope key) of positions from the text's start, where
+        slopes, positions and products are each rounded to bfloat16 (Falcon)."""
         heads = q.width // head_dim
         if window is not None and window < 1:
             raise ValueError(f"attention: window {window} hides every key")
         if alibi_slopes is not None and len(alibi_slopes) != heads:
             raise ValueError(f"attention: {len(alibi_slopes)} ALiBi slopes for {heads} heads")
+        if rounded_alibi and alibi_slopes is None:
+            raise ValueError("attention: rounded ALiBi needs slopes")
         cross = k.rows != q.rows
         if cross and (causal or rope or window or alibi_slopes or relative_bias):
             raise ValueError("attention: positions mean nothing between a decoder's tokens and an encoder's")
@@ -188,6 +193,7 @@ class Graph:
             window=window,
             soft_cap=soft_cap,
             alibi_slopes=None if alibi_slopes is None else tuple(alibi_slopes),
+            rounded_alibi=rounded_alibi,
             relative_bias=relative_bias,
             interleaved=rope is not None and rope.interleaved,
         )

@@ -240,6 +240,7 @@ def _attention_shape(op: ops.Attention, packer: Packer, kv_dtype: str) -> _ext.A
         window=op.window or 0,
         soft_cap=op.soft_cap or 0.0,
         slopes=None if op.alibi_slopes is None else np.array(op.alibi_slopes, np.float32),
+        rounded_alibi=op.rounded_alibi,
         relative_bias=None if op.relative_bias is None else packer.relative_bias(op.relative_bias),
         interleaved=op.interleaved,
         kv_type=kv_dtype,

@@ -198,6 +198,7 @@ class Attention:
     window: int | None = None
     soft_cap: float | None = None
     alibi_slopes: tuple[float, ...] | None = None
+    rounded_alibi: bool = False
     relative_bias: RelativeBias | None = None
     interleaved: bool = False  # of rotary positions
 

@@ -2,10 +2,9 @@
 attention off one norm; 40B and later ("new decoder architecture") have groups of query heads with a key/value head each
 and mostly a norm of its own for either side; RW is a GPT with ALiBi and biases.
 
-Falcon's ALiBi is added before scores are divided by sqrt(head_dim), unlike the paper's. transformers rounds it, slope
-times position in the text, to bfloat16, and so in steps that grow with the text: of 2 where it is beyond 256. Here it
-is float32: after some hundred tokens logits differ from those of transformers, while they stay within 1e-4 of what it
-gives without the rounding."""
+Falcon's ALiBi is added before scores are divided by sqrt(head_dim), unlike the paper's. It is bfloat16 whatever the
+model's own type, as in transformers: slope, position in the text and their product are rounded, in steps that grow with
+the text, of 2 beyond 256."""
 
 from __future__ import annotations
 
@@ -80,15 +79,12 @@ class Config(RotaryPositions):
     def context_length(self) -> int | None:
         return None if self.alibi else super().context_length
 
-    def slopes(self) -> list[float]:
-        return [s * self.head_dim**-0.5 for s in alibi_slopes(self.num_attention_heads)]
-
 
 def build(g: Graph, c: Config, root: Weights) -> Tensor:
     w = root.under("transformer.", "")
     assert c.num_kv_heads
     hidden, inner, kv_width = c.hidden_size, c.ffn_hidden_size or 4 * c.hidden_size, c.num_kv_heads * c.head_dim
-    rope, slopes = (None, c.slopes()) if c.alibi else (c.rope(c.head_dim), None)
+    rope, slopes = (None, alibi_slopes(c.num_attention_heads)) if c.alibi else (c.rope(c.head_dim), None)
     x = g.embed(w["word_embeddings"], vocab_size=c.vocab_size, hidden_size=hidden)
     for layer in w.layers("h", c.num_hidden_layers):
         g.hidden(x)
@@ -97,7 +93,9 @@ def build(g: Graph, c: Config, root: Weights) -> Tensor:
         # [kv_heads, query heads of each + 2, head_dim]
         fused, widths = layer["self_attention.query_key_value"], [hidden, kv_width, kv_width]
         q, k, v = g.linears(h, fused, widths, bias=c.bias, groups=c.num_kv_heads)
-        a = g.attention(q, k, v, head_dim=c.head_dim, causal=True, rope=rope, alibi_slopes=slopes)
+        a = g.attention(
+            q, k, v, head_dim=c.head_dim, causal=True, rope=rope, alibi_slopes=slopes, rounded_alibi=c.alibi
+        )
         attended = x + g.linear(a, layer["self_attention.dense"], hidden, bias=c.bias)
 
         if two_norms:
