@@ -15,6 +15,9 @@ from qkv.source import Source
 # Tokens of a long text in one run. It bounds the memory of activations; results do not depend on it.
 PREFILL_TOKENS = 512
 
+# The rows that logits are for: every token, the last of each sequence, none, or these, counted through all sequences.
+Wanted = Literal["all", "last", "none"] | NDArray[np.int64]
+
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -45,7 +48,7 @@ def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
 
 def make_batch(
     sequences: Sequence[NDArray[np.int32]],
-    wanted: Literal["all", "last", "none"] | Sequence[int] = "none",
+    wanted: Wanted = "none",
     *,
     past: Sequence[int] | None = None,
     planned: Sequence[int] | None = None,
@@ -55,24 +58,20 @@ def make_batch(
     source: Source | None = None,
     weights: Sequence[Sequence[NDArray[np.float32]]] = (),
     cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
-    wanted_rows: NDArray[np.int64] | None = None,
 ) -> _ext.Batch:
     """What one run works on; `Runner.run_all` describes the rest."""
     cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
-    if wanted == "all":
+    if not isinstance(wanted, str):
+        rows = wanted
+    elif wanted == "all":
         rows = np.arange(cu_seqlens[-1], dtype=np.int64)
-    elif wanted == "last":
-        rows = cu_seqlens[1:] - 1
-    elif wanted == "none":
-        rows = np.empty(0, np.int64)
     else:
-        ends = zip(cu_seqlens[1:].tolist(), wanted, strict=True)
-        rows = np.array([row for end, n in ends for row in range(end - n, end)], np.int64)
+        rows = cu_seqlens[1:] - 1 if wanted == "last" else np.empty(0, np.int64)
     return _ext.Batch(
         token_ids=_joined(sequences),
         cu_seqlens=cu_seqlens,
         type_ids=_joined(token_type_ids or ()),
-        wanted=rows if wanted_rows is None else wanted_rows,
+        wanted=rows,
         past=np.asarray(past if past is not None else [], np.int64),
         cache=cache,
         pages=list(pages or ()),

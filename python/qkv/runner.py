@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkv import _ext
-from qkv.batches import make_batch
+from qkv.batches import Wanted, make_batch
 from qkv.errors import Error
 from qkv.graph import Lowered
 from qkv.profile import print_profile
@@ -158,7 +158,7 @@ class Runner:
         outputs: Sequence[str],
         sequences: Sequence[NDArray[np.int32]],
         *,
-        wanted: Literal["all", "last", "none"] | Sequence[int] = "none",
+        wanted: Wanted = "none",
         past: Sequence[int] | None = None,
         planned: Sequence[int] | None = None,
         cache: _ext.KVCache | None = None,
@@ -167,7 +167,6 @@ class Runner:
         source: Source | None = None,
         weights: Sequence[Sequence[NDArray[np.float32]]] = (),
         cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
-        rows: NDArray[np.int64] | None = None,
         cancel: _ext.Cancel | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
@@ -175,8 +174,7 @@ class Runner:
         Args:
             outputs: some of `program.outputs`, e.g. "hidden_states" [tokens, hidden], "embedding" [sequences, hidden],
                 "logits" [rows, vocab]; an array for each.
-            wanted: which rows the logits are for: every token, the last of each sequence, none, or so many of the last
-                ones of each sequence.
+            wanted: which rows the logits are for: see `Wanted`.
             past: positions of each sequence that are in the cache already.
             planned: tokens that each sequence will have in the end, needed with a cache where rotary positions depend
                 on it (dynamic NTK and LongRoPE); by default those that it has after this run.
@@ -184,7 +182,6 @@ class Runner:
             source: what the encoder read, for each sequence of a decoder.
             weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
                 each sequence, or nothing. cross_weights: the same for steps of cross-attention.
-            rows: of tokens, counted through all sequences, that the logits are for, in place of `wanted`.
             cancel: ends the run when another thread sets it. What ends a run early, Ctrl-C too, leaves positions of the
                 cache before `past` as they are.
 
@@ -208,7 +205,6 @@ class Runner:
             source=source,
             weights=weights,
             cross_weights=cross_weights,
-            wanted_rows=rows,
         )
         return self.program.run(outputs, batch, self.num_threads, cancel)
 

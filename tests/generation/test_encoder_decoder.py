@@ -107,9 +107,13 @@ def test_pages_of_sources_are_given_back(twins: Any) -> None:
     cache = model.read_source([np.array([5], np.int32)]).cache
 
     class Stop:
+        seen = 0
+
         def put(self, ids: np.ndarray) -> None:
-            assert cache.pages_in_use
-            raise KeyboardInterrupt
+            self.seen += 1
+            if self.seen == 3:  # the start token, a new one, and another
+                assert cache.pages_in_use
+                raise KeyboardInterrupt
 
         def end(self) -> None: ...
 

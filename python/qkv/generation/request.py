@@ -102,8 +102,8 @@ class Request:
             sequence = options.state.sequence(self.start[len(options.state.ids) :], self.planned)
         else:
             sequence = CachedSequence(model.kv_pool, self.start, self.planned, source)
-            if source is None and not self.kind.wants_hidden:
-                sequence.match()
+        if not self.kind.wants_hidden:
+            sequence.match()
         self._cached = sequence.past
         rules = LogitRules(
             start=len(self.start),

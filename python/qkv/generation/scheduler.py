@@ -247,7 +247,7 @@ class Scheduler:
         arrays = self._model.run_all(
             outputs,
             [_tokens(feed, count) for feed, count, _ in feeds],
-            wanted=[1 + len(feed.drafts) if complete else 0 for feed, _, complete in feeds],
+            wanted=_wanted_rows(feeds),
             past=[s.past for s in sequences],
             planned=[s.planned for s in sequences],
             cache=self._pool.cache,
@@ -306,6 +306,17 @@ def _whole(request: Request) -> Share:
     assert request.search
     feeds = request.search.feeds()
     return Share(request, feeds, [len(f.sequence.ids) - f.sequence.past for f in feeds], True)
+
+
+def _wanted_rows(feeds: Sequence[tuple[Feed, int, bool]]) -> NDArray[np.int64]:
+    """The last id of each sequence that is read to its end, and its drafts."""
+    rows: list[int] = []
+    end = 0
+    for feed, count, complete in feeds:
+        end += count + len(feed.drafts)
+        if complete:
+            rows += range(end - 1 - len(feed.drafts), end)
+    return np.array(rows, np.int64)
 
 
 def _tokens(feed: Feed, count: int) -> NDArray[np.int32]:

@@ -22,8 +22,6 @@ Progress = Callable[[int, int], object]
 # Tokens of one run, and so rows of logits at once at most; of an encoder, whose runs have few such rows; and positions
 # that are cached at once, unless one text has more. All bound memory; results do not depend on them.
 _TOKENS, _MASKED_TOKENS, _POSITIONS = 512, 4096, 16384
-# Rows of logits in float64 at once.
-_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,11 @@ class _Tally:
 
     def add(self, name: str, text: int, at: int, tokens: NDArray[np.int32], logits: NDArray[np.float32]) -> None:
         """Tokens at, at + 1, ... of a text, with a row of logits for each."""
-        logprobs, likeliest = _logprobs(logits, tokens)
+        logprobs, likeliest, _ = _ext.logprobs(logits, tokens.astype(np.int64), 1, self._threads)
         if np.isnan(logprobs).any():
             raise Error(f"{name}: the model's logits of token {at + int(np.isnan(logprobs).argmax())} are not finite")
         self._logprobs[text][at : at + len(tokens)] = logprobs
-        self._likeliest[text][at : at + len(tokens)] = likeliest
+        self._likeliest[text][at : at + len(tokens)] = likeliest[:, 0] == tokens
         self._done += len(tokens)
 
     def report(self) -> None:
@@ -87,17 +85,6 @@ class _Tally:
             Score(ids.tolist(), logprobs.tolist(), bool(likeliest.all()))
             for ids, logprobs, likeliest in zip(tokens, self._logprobs, self._likeliest, strict=True)
         ]
-
-
-def _logprobs(logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of a token for each row of logits [rows, vocab]: its log probability, and whether it is the likeliest."""
-    logprobs, at = np.empty(len(tokens)), np.arange(len(tokens))
-    for first in range(0, len(tokens), _ROWS):
-        rows = logits[first : first + _ROWS].astype(np.float64)
-        rows -= rows.max(1, keepdims=True)
-        own = tokens[first : first + _ROWS]
-        logprobs[first : first + _ROWS] = rows[at[: len(own)], own] - np.log(np.exp(rows).sum(1))
-    return logprobs, logits.argmax(1) == tokens
 
 
 def score_in_order(model: Model, items: Sequence[Item], progress: Progress | None) -> list[Score]:
@@ -143,7 +130,7 @@ def _run_group(model: Model, group: Sequence[tuple[int, Item]], tally: _Tally) -
             cache=cache,
             pages=[pages[k] for k, _, _ in run],
             source=source.part([k for k, _, _ in run]) if source else None,
-            rows=np.array(rows, np.int64),
+            wanted=np.array(rows, np.int64),
         )
         for k, begin, end in run:
             text, item = group[k]
@@ -189,7 +176,7 @@ def score_masked(model: Model, texts: Sequence[Any], progress: Progress | None) 
             batch.append(ids)
             rows.append(begin + places[i][k])
             begin += len(ids)
-        logits = model.run("logits", batch, rows=np.array(rows, np.int64))
+        logits = model.run("logits", batch, wanted=np.array(rows, np.int64))
         for (i, k), row in zip((copies[j] for j in group), logits, strict=True):
             tally.add(names[i], i, k, sequences[i][places[i][k : k + 1]], row[None])
         tally.report()
