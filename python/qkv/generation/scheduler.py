@@ -106,7 +106,7 @@ class Scheduler:
         admitted = self._admit()
         shares = self._plan()
         if not shares:
-            if not ended and not admitted:
+            if self._waiting and not ended and not admitted:
                 self._wait_for_room()
             return ended
         self._cancel = _ext.Cancel()
