@@ -54,7 +54,7 @@ class Pair:
     def expected(self, prompt: list[int], end: list[int], **options: Any) -> list[tuple[list[int], float]]:
         """What transformers finds, best first: new tokens up to the first end token, and the score.
 
-        Where forced tokens leave fewer texts than beams, transformers repeats one with a score of about -1e9.
+        Where forced tokens leave fewer texts than beams, transformers repeats one, with -1e9 for a sum.
         """
         ids = torch.tensor([prompt])
         with torch.no_grad():
@@ -64,7 +64,7 @@ class Pair:
             )  # fmt: skip
         rows = out.sequences[:, 1 if self.ours.encoder else len(prompt) :].tolist()
         best = zip(rows, out.sequences_scores.tolist(), strict=True)
-        return [(_up_to(end, row), score) for row, score in best if score > -1e8]
+        return [(_up_to(end, row), score) for row, score in best if score > -1e5]
 
 
 def _up_to(end: list[int], row: list[int]) -> list[int]:
@@ -125,7 +125,12 @@ def test_many_end_tokens(pair: Pair) -> None:
     likely = pair.ours.generate(PROMPTS[0], num_beams=6, num_return_sequences=6, max_new_tokens=2, eos_token_id=[])
     end = sorted({token for made in likely for token in made.token_ids})
     for early_stopping in (True, "never"):
-        options = {"max_new_tokens": TOKENS, "num_beams": 2, "num_return_sequences": 2, "early_stopping": early_stopping}
+        options = {
+            "max_new_tokens": TOKENS,
+            "num_beams": 2,
+            "num_return_sequences": 2,
+            "early_stopping": early_stopping,
+        }
         made = as_list(pair.ours.generate(PROMPTS[0], eos_token_id=end, length_penalty=2.0, **options))
         expected = pair.expected(PROMPTS[0], end, length_penalty=2.0, **options)
         assert [m.token_ids for m in made] == [ids for ids, _ in expected]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qkv import _ext
 from qkv.errors import Error
 from qkv.generation.result import TokenLogprobs
-from qkv.generation.rules import apply_all
+from qkv.generation.rules import LogitRules
 from qkv.generation.search.base import Feed, Found, Search, Task
 from qkv.generation.search.beam_group import BeamGroup, Continuation, Ended, Note
 from qkv.generation.search.draw import draw_continuations
@@ -27,8 +27,8 @@ class BeamSearch(Search):
 
     Rules work on the log probabilities of the next token. With `num_beam_groups` the groups take their next tokens one
     after the other, and each pays `diversity_penalty` for a token as often as groups before it have taken it
-    (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe fewer
-    texts than wanted; Hugging Face fills up with copies whose score is -1e9.
+    (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe
+    fewer texts than wanted; Hugging Face fills up with copies whose log probabilities sum up to -1e9.
     """
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
@@ -116,7 +116,7 @@ class BeamSearch(Search):
             raise Error(f"generate: step {group.length + 1}: {_describe_bad_rows(scores)}")
         if options.sampling:
             first = self._steps * group.wanted
-            draws = [_ext.uniform(self._task.seed, self._task.stream, first + i) for i in range(group.wanted)]
+            draws = [_ext.uniform(options.seed, self._task.stream, first + i) for i in range(group.wanted)]
             keep = max(2, 1 + len(options.eos_token_id))
             best = draw_continuations(scores, [beam.score for beam in group.running], options.sampling, keep, draws)
         note = None if options.logprobs is None else _notes(own[turn.rows], options.logprobs)
@@ -163,21 +163,20 @@ def _take_turns(
     for turn, part in zip(turns, parts, strict=True):
         for token in turn.taken:
             scores[part, token] -= turn.search._task.options.diversity_penalty
-    apply_all([task.rules for task, _ in beams], [beam.sequence.ids for _, beam in beams], scores, threads)
-    errors: dict[BeamSearch, Exception] = {}
-    for turn, part in zip(turns, parts, strict=True):
-        try:
-            turn.search._task.rules.process([beam.sequence.ids for beam in turn.group.running], scores[part])
-        except Exception as error:  # a user's function may raise anything, which concerns no other request
-            errors[turn.search] = error
+    refused = LogitRules.apply_all(
+        [task.rules for task, _ in beams], [beam.sequence.ids for _, beam in beams], scores, threads
+    )
     groups = [(len(turn.rows), turn.group.wanted) for turn in turns]
     ranks = _ext.best_continuations(scores, [beam.score for _, beam in beams], groups, threads)
+    errors: dict[BeamSearch, Exception] = {}
     for turn, part, best in zip(turns, parts, ranks, strict=True):
+        error = next((e for e in refused[part] if e is not None), None)
         try:
-            if turn.search not in errors:
-                turn.search._take(turn, scores[part], best, own)
-        except Exception as error:
-            errors[turn.search] = error
+            if error is not None:
+                raise error
+            turn.search._take(turn, scores[part], best, own)
+        except Exception as raised:  # of this request alone
+            errors[turn.search] = raised
     return errors
 
 
