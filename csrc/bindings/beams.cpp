@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "cpu/error.h"
+#include "cpu/isa.h"
 
 namespace qkv {
 namespace {
@@ -26,7 +27,8 @@ std::vector<Rank> continuations(const FloatArray& scores, const std::vector<floa
   const int64_t vocab = scores.shape(1);
   std::vector<Rank> ranks;
   const py::gil_scoped_release release;
-  for (const std::vector<Continuation>& best : best_continuations(x, vocab, running, checked, threads)) {
+  for (const std::vector<Continuation>& best :
+       best_continuations(chosen_kernels(), x, vocab, running, checked, threads)) {
     Rank& rank = ranks.emplace_back();
     for (const Continuation& c : best) rank.emplace_back(c.score, c.beam, c.token);
   }

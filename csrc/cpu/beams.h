@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/kernels.h"
+
 namespace qkv {
 
 struct Continuation {
@@ -23,7 +25,7 @@ struct BeamGroup {
 // A continuation's score is that of the token plus `running` of its beam. scores: [rows, vocab]; running: [rows].
 // Minus infinity is never chosen, so that there may be fewer than wanted. There are none where a score is NaN or plus
 // infinity.
-std::vector<std::vector<Continuation>> best_continuations(const float* scores, int64_t vocab,
+std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels, const float* scores, int64_t vocab,
                                                           std::span<const float> running,
                                                           std::span<const BeamGroup> groups, int threads);
 

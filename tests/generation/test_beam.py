@@ -54,7 +54,7 @@ class Pair:
     def expected(self, prompt: list[int], end: list[int], **options: Any) -> list[tuple[list[int], float]]:
         """What transformers finds, best first: new tokens up to the first end token, and the score.
 
-        Where forced tokens leave fewer texts than beams, transformers repeats one with a score of about -1e9.
+        Where forced tokens leave fewer texts than beams, transformers repeats one, with -1e9 for a sum.
         """
         ids = torch.tensor([prompt])
         with torch.no_grad():
@@ -64,7 +64,7 @@ class Pair:
             )  # fmt: skip
         rows = out.sequences[:, 1 if self.ours.encoder else len(prompt) :].tolist()
         best = zip(rows, out.sequences_scores.tolist(), strict=True)
-        return [(_up_to(end, row), score) for row, score in best if score > -1e8]
+        return [(_up_to(end, row), score) for row, score in best if score > -1e5]
 
 
 def _up_to(end: list[int], row: list[int]) -> list[int]:

@@ -27,8 +27,8 @@ class BeamSearch(Search):
 
     Rules work on the log probabilities of the next token. With `num_beam_groups` the groups take their next tokens one
     after the other, and each pays `diversity_penalty` for a token as often as groups before it have taken it
-    (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe fewer
-    texts than wanted; Hugging Face fills up with copies whose score is -1e9.
+    (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe
+    fewer texts than wanted; Hugging Face fills up with copies whose log probabilities sum up to -1e9.
     """
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
