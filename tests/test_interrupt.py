@@ -193,7 +193,7 @@ def test_cancel_an_encoder(both: Any) -> None:
     cancel = _ext.Cancel()
     both.encoder.begun = soon(cancel.set)
     with pytest.raises(qkv.Cancelled):
-        both.read_source([IDS], cancel)
+        both.read_source([IDS], cancel=cancel)
     assert both.read_source([IDS]).lengths == [TOKENS]
 
 

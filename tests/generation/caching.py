@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qkv
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool
+from qkv.generation.sequence import CachedSequence
 from qkv.generation.state import State
 
 MB = 1 << 20

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qkv import _ext
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool, pages_for
+from qkv.generation.sequence import CachedSequence
 from qkv.graph import CacheShape
 
 SHAPE = CacheShape(layers=1, kv_heads=1, head_dim=1, dtype="float32")

@@ -49,7 +49,7 @@ def test_errors_come_before_the_stream_is_read(model: qkv.Model) -> None:
 
 
 def test_unknown_option(model: qkv.Model) -> None:
-    with pytest.raises(qkv.Error, match="num_beam.*num_beams"):
+    with pytest.raises(qkv.Error, match=r"num_beam.*num_beams"):
         model.generate("a", num_beam=4)
 
 

@@ -9,8 +9,8 @@ import pytest
 from tests.generation.marked_pages import SHAPE, Program, check_keys, make_pool, run
 
 import qkv
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import PagePool
+from qkv.generation.sequence import CachedSequence
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.generation.marked_pages import check_keys, make_pool, run
 
 import qkv
-from qkv.generation.sequence import CachedSequence
 from qkv.generation.pool import Reservation, pages_for
+from qkv.generation.sequence import CachedSequence
 
 # Texts that begin alike, and part at the borders of pages and between them.
 BEGINNINGS = [[family] * 20 + [7] * length for family in (1, 2) for length in (1, 43, 44, 45, 108, 170)]

@@ -161,7 +161,7 @@ def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [1.0, np.nan], [-np.inf, -np.inf], [0.0, np.inf]])
 @pytest.mark.parametrize("params", [None, SamplingParams()])
 def test_logits_that_are_not_finite(bad: list[float], params: SamplingParams | None) -> None:
-    with pytest.raises(qkv.Error, match="step 3: .*not finite"):
+    with pytest.raises(qkv.Error, match=r"step 3: .*not finite"):
         choose_one(params and params.filters(), np.array(bad, np.float32), 0.5, "step 3")
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.errors import Error
 from qkv.generation.options import Options
-from qkv.generation.prompts import Prompt, encode_prompts, is_single
-from qkv.generation.request import Request
+from qkv.generation.prompts import Prompt, is_single
+from qkv.generation.request import requests_for
 from qkv.generation.result import Generation
 from qkv.generation.worker import Delivery, Worker
 
@@ -144,9 +144,7 @@ class Engine:
         if not is_single(prompt):
             raise Error("an engine takes one prompt at a time; submit each of the list")
         options = Options.choose(self.model, given, single=True, streaming=live)
-        longest = options.longest_prompt(self.model.context_length, bool(self.model.encoder))
-        (ids,) = encode_prompts(self.model, prompt, longest)
-        request = Request(self.model, ids, options, live=live)
+        (request,) = requests_for(self.model, prompt, options, live=live)
         delivery = Delivery(request)
         self._worker.add(delivery)
         return delivery

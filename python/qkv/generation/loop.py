@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.errors import Error
 from qkv.generation.options import Options
-from qkv.generation.prompts import Prompt, encode_prompts, is_single
-from qkv.generation.request import Request
+from qkv.generation.prompts import Prompt, is_single
+from qkv.generation.request import Request, requests_for
 from qkv.generation.result import Generation
 from qkv.generation.scheduler import Scheduler
 from qkv.generation.streamer import Streamer, listening
@@ -40,11 +40,7 @@ def generate(
         raise Error("stream is about text, but the checkpoint has no tokenizer")
     scheduler = Scheduler(model)
     options = Options.choose(model, given, single=single, streaming=live)
-    longest = options.longest_prompt(model.context_length, bool(model.encoder))
-    requests = [
-        Request(model, prompt, options, stream=number, live=live)
-        for number, prompt in enumerate(encode_prompts(model, prompts, longest))
-    ]
+    requests = requests_for(model, prompts, options, live=live)
     for request in requests:
         scheduler.add(request)
     if stream:

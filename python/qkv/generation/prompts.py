@@ -59,6 +59,20 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt], longest: in
     return encoded
 
 
+def encode_continuation(model: Model, prompt: Prompt) -> list[int]:
+    """The token ids of what carries a conversation on, without the special tokens that begin or end a text; none for an
+    empty prompt.
+
+    Raises:
+        qkv.Error: as `encode_prompts`.
+    """
+    if not isinstance(prompt, str):
+        return _check_ids(model, prompt, "the prompt")
+    _encode_text(model, prompt, "the prompt")
+    assert model.tokenizer
+    return list(model.tokenizer.encode(prompt, add_special_tokens=False).ids)
+
+
 def _check_length(model: Model, tokens: int, name: str) -> None:
     most = model.context_length
     if most is None:

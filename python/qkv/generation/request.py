@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qkv import _ext
 from qkv.generation.pool import pages_for
-from qkv.generation.prompts import decoder_start
+from qkv.generation.prompts import Prompt, decoder_start, encode_continuation, encode_prompts
 from qkv.generation.result import Generation, Timings
 from qkv.generation.rules import LogitRules
 from qkv.generation.search import Found, Search, Task, kind_of
@@ -102,9 +103,7 @@ class Request:
             sequence = options.state.sequence(self.start[len(options.state.ids) :], self.planned)
         else:
             sequence = CachedSequence(model.kv_pool, self.start, self.planned, source)
-        if not self.kind.wants_hidden:
-            sequence.match()
-        self._cached = sequence.past
+        self._sequence, self._cached = sequence, sequence.past
         rules = LogitRules(
             start=len(self.start),
             limit=self.limit,
@@ -129,6 +128,17 @@ class Request:
         )
         self.search = self.kind(sequence, task)
         self._queued = time.perf_counter() - self.arrived
+
+    @property
+    def unread(self) -> bool:
+        """Whether it is longer than a page, so that others may have read its beginning, and nothing of it is read."""
+        return self._sequence is not None and self._sequence.past == 0 and len(self.start) > _ext.page_tokens
+
+    def match(self) -> None:
+        """Before its first run: take what is cached of the prompt."""
+        if self._sequence is not None and self._sequence.past == 0 and not self.kind.wants_hidden:
+            self._sequence.match()
+            self._cached = self._sequence.past
 
     def took(self, seconds: float) -> None:
         """A run that it was part of took so long."""
@@ -188,3 +198,18 @@ class Request:
         if not self.options.keep_state or found.sequence is None or self._reservation is None:
             return None
         return State.of(self._model, found.sequence, self._reservation)
+
+
+def requests_for(
+    model: Model, prompts: Prompt | Sequence[Prompt], options: Options, *, live: bool = False
+) -> list[Request]:
+    """A request for each prompt.
+
+    Raises:
+        qkv.Error: a prompt is not what it should be, or leaves no room for a new token.
+    """
+    if options.state is not None:
+        encoded = [encode_continuation(model, prompts)]  # type: ignore[arg-type]  # a single one, as options say
+    else:
+        encoded = encode_prompts(model, prompts, options.longest_prompt(model.context_length, bool(model.encoder)))
+    return [Request(model, ids, options, stream=number, live=live) for number, ids in enumerate(encoded)]

@@ -16,12 +16,13 @@ from qkv import _ext
 from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
 from qkv.generation.pool import pages_for
-from qkv.generation.search import Feed, Search
+from qkv.generation.shares import Share, run
 from qkv.source import SOURCE_TOKENS, Source
 
 if TYPE_CHECKING:
     from qkv.generation.pool import Reservation
     from qkv.generation.request import Request
+    from qkv.generation.search import Search
     from qkv.model import Model
 
 # Of prompts in one run where texts are being written: how long these wait for a prompt.
@@ -30,16 +31,6 @@ PREFILL_TOKENS_BESIDE_DECODING = 128
 MOST_SEQUENCES = 64
 # With no room for any request, and none running: how long others may hold all pages without a run.
 STALL_SECONDS = 10.0
-
-
-@dataclass
-class Share:
-    """A request's part of a run: how many ids of each feed are read. Of one that is `complete` nothing is left over."""
-
-    request: Request
-    feeds: list[Feed]
-    counts: list[int]
-    complete: bool
 
 
 @dataclass
@@ -111,7 +102,7 @@ class Scheduler:
             return ended
         self._cancel = _ext.Cancel()
         self._shares = shares
-        logits, hidden = self._run(shares)
+        logits, hidden = run(self._model, shares, self._cancel)
         self._shares = []
         moved = self._advance(shares, logits, hidden)
         seconds = time.perf_counter() - started
@@ -137,9 +128,8 @@ class Scheduler:
         """From any thread: stop the current run if most of its tokens belong to requests that were cancelled. The
         others' part of it, the smaller one, is done again."""
         shares = self._shares
-        tokens = [sum(share.counts) for share in shares]
-        pointless = [n for n, share in zip(tokens, shares, strict=True) if share.request.cancelled]
-        if pointless and 2 * sum(pointless) > sum(tokens):
+        pointless = sum(share.tokens for share in shares if share.request.cancelled)
+        if 2 * pointless > sum(share.tokens for share in shares):
             self._cancel.set()
 
     def close(self) -> None:
@@ -224,38 +214,21 @@ class Scheduler:
     def _plan(self) -> list[Share]:
         """The next run. Requests of one kind of search lie together."""
         decoding = [r for r in self._running if not r.prefilling]
-        shares = [_whole(r) for r in decoding]
+        shares = [Share.whole(r) for r in decoding]
         room = PREFILL_TOKENS_BESIDE_DECODING if decoding else PREFILL_TOKENS
+        beginnings: set[tuple[int, ...]] = set()  # the first pages of prompts that are being read
         for request in self._running:
-            if request.prefilling and room > 0:
-                assert request.search
-                (feed,) = request.search.feeds()
-                left = len(feed.sequence.ids) - feed.sequence.past
-                count = min(left, room)
-                shares.append(Share(request, [feed], [count], count == left))
-                room -= count
+            if not request.prefilling or room == 0:
+                continue
+            first = tuple(request.start[: _ext.page_tokens])
+            if request.unread and first in beginnings:
+                continue  # it waits for the other, and shares what that has read
+            beginnings.add(first)
+            request.match()
+            share = Share.of_prompt(request, room)
+            room -= share.tokens
+            shares.append(share)
         return sorted(shares, key=lambda share: share.request.kind.__name__)
-
-    def _run(self, shares: Sequence[Share]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        feeds = [(f, n, share.complete) for share in shares for f, n in zip(share.feeds, share.counts, strict=True)]
-        sequences = [feed.sequence for feed, _, _ in feeds]
-        for feed, count, _ in feeds:
-            feed.sequence.grow(feed.sequence.past + count + len(feed.drafts))
-        outputs = ["logits"]
-        if any(share.request.kind.wants_hidden for share in shares):
-            outputs.append("hidden_states")
-        arrays = self._model.run_all(
-            outputs,
-            [_tokens(feed, count) for feed, count, _ in feeds],
-            wanted=_wanted_rows(feeds),
-            past=[s.past for s in sequences],
-            planned=[s.planned for s in sequences],
-            cache=self._pool.cache,
-            pages=[s.pages for s in sequences],
-            source=_joined([s.source for s in sequences]),
-            cancel=self._cancel,
-        )
-        return arrays[0], arrays[1] if len(arrays) > 1 else None
 
     def _advance(
         self, shares: Sequence[Share], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
@@ -265,17 +238,16 @@ class Scheduler:
         for share in shares:
             for feed, count in zip(share.feeds, share.counts, strict=True):
                 feed.sequence.advance(count)
-            tokens = sum(share.counts) + sum(len(feed.drafts) for feed in share.feeds)
             if share.request.kind.wants_hidden and hidden is not None:
-                self._hidden.setdefault(share.request, []).append(hidden[token : token + tokens])
-            token += tokens
+                self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
+            token += share.tokens
         row = 0
         moved = []
         complete = (share for share in shares if share.complete)
         for kind, group in groupby(complete, key=lambda share: share.request.kind):
             some = list(group)
             requests = [share.request for share in some]
-            rows = sum(1 + len(feed.drafts) for share in some for feed in share.feeds)
+            rows = sum(share.rows for share in some)
             states = [self._hidden_of(request) for request in requests]
             searches: list[Search] = [r.search for r in requests if r.search]
             errors = kind.advance_all(searches, logits[row : row + rows], states)
@@ -300,30 +272,3 @@ class Scheduler:
                 "kv_cache_bytes"
             )
         self._pool.wait_for_room(self._waiting[0].pages, 0.05)
-
-
-def _whole(request: Request) -> Share:
-    assert request.search
-    feeds = request.search.feeds()
-    return Share(request, feeds, [len(f.sequence.ids) - f.sequence.past for f in feeds], True)
-
-
-def _wanted_rows(feeds: Sequence[tuple[Feed, int, bool]]) -> NDArray[np.int64]:
-    """The last id of each sequence that is read to its end, and its drafts."""
-    rows: list[int] = []
-    end = 0
-    for feed, count, complete in feeds:
-        end += count + len(feed.drafts)
-        if complete:
-            rows += range(end - 1 - len(feed.drafts), end)
-    return np.array(rows, np.int64)
-
-
-def _tokens(feed: Feed, count: int) -> NDArray[np.int32]:
-    sequence = feed.sequence
-    return np.array([*sequence.ids[sequence.past : sequence.past + count], *feed.drafts], np.int32)
-
-
-def _joined(sources: Sequence[Source | None]) -> Source | None:
-    present = [source for source in sources if source]
-    return Source.joined(present) if present else None

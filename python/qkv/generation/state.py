@@ -21,6 +21,7 @@ class State:
     memory until it is released, dropped or left (it is a context manager).
 
     Attributes:
+        model: whose it is.
         ids: all tokens, [len(state)].
         past: how many of them have keys and values; the last one written has none.
         nbytes: of keys and values.
@@ -46,7 +47,7 @@ class State:
         self.past = past
         self.planned = planned
         self.pages = pages
-        self._model = model
+        self.model = model
         self._reservation = reservation
         self._shared = shared
         self._released = False
@@ -75,7 +76,7 @@ class State:
             qkv.Error: the state was released.
         """
         self._check_held()
-        pool = self._model.kv_pool
+        pool = self.model.kv_pool
         made = CachedSequence(pool, [*self.ids, *ids], planned)
         past = min(self.past, len(made.ids) - 1)  # one is left to be run
         absent = self.pages.count(NO_PAGE) * _ext.page_tokens
@@ -94,7 +95,7 @@ class State:
         from qkv.generation.state_file import write
 
         self._check_held()
-        write(Path(path).expanduser(), self, self._model)
+        write(Path(path).expanduser(), self, self.model)
 
     @staticmethod
     def load(path: str | Path, model: Model) -> State:
@@ -109,7 +110,7 @@ class State:
 
     @property
     def _pool(self) -> PagePool:
-        return self._model.kv_pool
+        return self.model.kv_pool
 
     def _check_held(self) -> None:
         if self._released:

@@ -66,6 +66,10 @@ def settle(choice: Choice) -> None:
     _contrastive(choice)
     _several(choice)
     _speculation(choice)
+    if choice.is_set("keep_state") and choice.is_set("num_beams"):
+        choice.refuse("keep_state", "the pages of beams are given back when they end; expected num_beams=1")
+    if choice.is_set("penalty_alpha") and choice.is_set("state"):
+        choice.refuse("penalty_alpha", "contrastive search needs hidden states of the whole text: a state has none")
 
 
 def check_streaming(choice: Choice) -> None:

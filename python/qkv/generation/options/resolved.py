@@ -236,11 +236,15 @@ def _check_model(choice: Choice, model: Model) -> None:
         choice.refuse("stop_strings", "they are about text, but the checkpoint has no tokenizer")
     if choice["prefix"] and not model.encoder:
         raise Error(f"{choice.says('prefix')}; without an encoder it belongs to the prompt")
+    if model.encoder and (choice["keep_state"] or choice["state"] is not None):
+        raise Error("a state can't be kept of a text that depends on what an encoder read")
+    if choice["state"] is not None and choice["state"].model is not model:
+        raise Error("state is of another model; expected one that this model made or loaded")
     assistant = choice["assistant_model"]
     if assistant is None:
         return
-    if bool(assistant.encoder) != bool(model.encoder):
-        raise Error("assistant_model: either both models have an encoder or none has; these differ")
+    if model.encoder or assistant.encoder:
+        raise Error("assistant_model guesses the text of a decoder alone; neither model may have an encoder beside it")
     if assistant.vocab_size != model.vocab_size:
         raise Error(
             f"assistant_model has a vocabulary of {assistant.vocab_size} tokens, the model one of {model.vocab_size}; "

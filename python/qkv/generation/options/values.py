@@ -194,6 +194,14 @@ def _model(value: Any) -> Any:
     return value
 
 
+def _state(value: Any) -> Any:
+    from qkv.generation.state import State  # at its own import, this package's is not finished
+
+    if not isinstance(value, State):
+        raise _Bad
+    return value
+
+
 def _usual(value: Any) -> Any:
     """For `SamplingParams`, which checks all but that it fits C++."""
     if isinstance(value, int) and abs(value) > _MOST:
@@ -256,7 +264,7 @@ _KINDS: Mapping[str, Kind] = {
     "logprobs": _integer(0, 20),
     "truncate": Kind("'left' or None", _left),
     "prefix": Kind("a text or a list of token ids", _prefix),
-    "state": Kind("the state of a generation", lambda value: value),
+    "state": Kind("the state of a generation", _state),
     "keep_state": _FLAG,
     "priority": _integer(-_MOST),
 }
