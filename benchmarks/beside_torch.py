@@ -67,6 +67,11 @@ def gpt2_cases(dtype: torch.dtype, threads: int) -> dict[str, tuple[float, Calla
     ours = reopen(theirs, dtype, threads)
     prompt = np.random.default_rng(0).integers(5, 30000, 512)
     short = torch.tensor(prompt[None, :32])
+
+    def write() -> None:
+        ours.kv_pool.clear()  # or the prompt would be found there
+        ours.generate(prompt[:32].tolist(), max_new_tokens=NEW_TOKENS)
+
     return {
         "GPT-2 124M prefill of 512, tokens/s": (
             512,
@@ -76,7 +81,7 @@ def gpt2_cases(dtype: torch.dtype, threads: int) -> dict[str, tuple[float, Calla
         f"GPT-2 124M {NEW_TOKENS} new tokens, tokens/s": (
             NEW_TOKENS,
             lambda: theirs.generate(short, max_new_tokens=NEW_TOKENS, do_sample=False),
-            lambda: ours.generate(prompt[:32].tolist(), max_new_tokens=NEW_TOKENS),
+            write,
         ),
     }
 
