@@ -80,12 +80,13 @@ def compare(
     facts: Mapping[str, Callable[[Worker], float]] | None = None,
 ) -> Report:
     """Opens qkv and its peers, each in a process of its own, asks each for the facts and lets them do the cases in
-    turns."""
+    turns. A peer has weights of `dtype` unless its name goes on with others: "CTranslate2 float32"."""
     threads = 1 if arguments.cpu_time else arguments.threads
     with ExitStack() as stack:
         workers = {}
-        for engine in ("Qkv", *peers):
-            weights = arguments.ours if engine == "Qkv" and arguments.ours else dtype
+        for name in (f"Qkv {arguments.ours or dtype}", *peers):
+            engine, _, own = name.partition(" ")
+            weights = own or dtype
             worker = Worker(engine, checkpoint=checkpoint, dtype=weights, threads=threads, cpu_time=arguments.cpu_time)
             workers[f"{engine} {weights}"] = stack.enter_context(closing(worker))
         report = Report(title, {name: worker.about for name, worker in workers.items()})

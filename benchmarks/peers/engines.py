@@ -1,15 +1,17 @@
 """One class per engine: opens a model and runs it as that engine's own documentation would. Each lives in a process of
 its own (see worker.py), so libraries are imported where they are used.
 
-Encoders have `hidden_states(ids, mask)` and `embed(texts)`, decoders `prefill(ids)` and `generate(ids, new_tokens)`;
-`about` says which version, instruction set and number of threads run. Ids are int64 arrays, [rows, length] for
-encoders and [length] for decoders; hidden states are [rows, length, hidden_size].
+Encoders have `hidden_states(ids, mask)` and `embed(texts)`, decoders `prefill(ids)` and `generate(ids, new_tokens)`,
+encoders with a decoder `translate(ids, new_tokens, beams)`; `about` says which version, instruction set and number of
+threads run. Ids are int64 arrays, [length] for decoders and [rows, length] for others; hidden states are [rows, length,
+hidden_size].
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,14 @@ class Qkv(Sentences):
 
     def generate(self, ids: Array, new_tokens: int) -> list[int]:
         tokens = self.model.generate(ids.tolist(), max_new_tokens=new_tokens).token_ids
-        if len(tokens) != new_tokens:
-            raise RuntimeError(f"the text ended after {len(tokens)} of {new_tokens} tokens: nothing to compare")
+        _check_lengths([tokens], new_tokens)
         return tokens
+
+    def translate(self, ids: Array, new_tokens: int, beams: int) -> list[list[int]]:
+        made = self.model.generate(ids.tolist(), max_new_tokens=new_tokens, min_new_tokens=new_tokens, num_beams=beams)
+        texts = [one.token_ids for one in made]
+        _check_lengths(texts, new_tokens)
+        return texts
 
 
 class OnnxRuntime(Padded):
@@ -136,7 +143,8 @@ class OpenVino(Padded):
 
 
 class CTranslate2(Padded):
-    """An encoder or a decoder, as its checkpoint says. It uses AVX-512 outside of matrix products only if told to."""
+    """An encoder, a decoder or both, as its checkpoint says. It uses AVX-512 outside of matrix products only if told
+    to."""
 
     def __init__(self, checkpoint: Path, *, dtype: str, threads: int) -> None:
         isa = "AVX512" if "avx512f" in Path("/proc/cpuinfo").read_text() else "AVX2"
@@ -145,7 +153,12 @@ class CTranslate2(Padded):
 
         super().__init__(checkpoint / "tokenizer.json")
         self.library = ctranslate2
-        kind = ctranslate2.Encoder if files.is_encoder(checkpoint) else ctranslate2.Generator
+        if files.is_encoder(checkpoint):
+            kind = ctranslate2.Encoder
+        elif files.is_encoder_decoder(checkpoint):
+            kind = ctranslate2.Translator
+        else:
+            kind = ctranslate2.Generator
         self.model = kind(
             str(files.ctranslate2(checkpoint, dtype)), inter_threads=1, intra_threads=threads, compute_type=dtype
         )
@@ -166,6 +179,17 @@ class CTranslate2(Padded):
             sampling_topk=1,
             include_prompt_in_result=False,
         )
+
+    def translate(self, ids: Array, new_tokens: int, beams: int) -> list[list[str]]:
+        made = self.model.translate_batch(
+            [_tokens(row) for row in ids],
+            beam_size=beams,
+            max_decoding_length=new_tokens,
+            min_decoding_length=new_tokens,
+        )
+        texts = [one.hypotheses[0] for one in made]
+        _check_lengths(texts, new_tokens)
+        return texts
 
 
 class LlamaCpp:
@@ -199,3 +223,9 @@ class LlamaCpp:
 def _tokens(ids: Array) -> list[str]:
     """The benchmark models' token of id 7 is "t7"."""
     return [f"t{i}" for i in ids]
+
+
+def _check_lengths(texts: Sequence[Sequence[Any]], new_tokens: int) -> None:
+    for text in texts:
+        if len(text) != new_tokens:
+            raise RuntimeError(f"a text ended after {len(text)} of {new_tokens} tokens: nothing to compare")

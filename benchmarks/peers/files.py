@@ -26,5 +26,9 @@ def is_encoder(checkpoint: Path) -> bool:
     return config(checkpoint)["model_type"] == "bert"
 
 
+def is_encoder_decoder(checkpoint: Path) -> bool:
+    return bool(config(checkpoint).get("is_encoder_decoder"))
+
+
 def config(checkpoint: Path) -> dict:
     return json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Makes everything that the benchmarks of this folder open: `python -m benchmarks.peers.prepare FOLDER`
 
-GPT-2 124M, BERT-base and a LLaMA of 1.1B parameters at true size with random weights (speed hardly depends on their
+GPT-2 124M, BERT-base, T5-small and a LLaMA of 1.1B parameters at true size with random weights (speed hardly depends on their
 values) and all-MiniLM-L6-v2 with its real ones; and beside each the files of the engines that do not open
 checkpoints. About 9 GB and a few minutes; what is there already is kept."""
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.peers import files
 
-NAMES = ("bert-base", "minilm", "gpt2", "tinyllama-1.1b")
+NAMES = ("bert-base", "minilm", "gpt2", "t5-small", "tinyllama-1.1b")
 
 
 def make(checkpoint: Path, target: Path) -> None:
@@ -34,6 +34,11 @@ def make(checkpoint: Path, target: Path) -> None:
     kind, dtype, config = {
         "bert-base": (transformers.BertModel, torch.float32, transformers.BertConfig()),
         "gpt2": (transformers.GPT2LMHeadModel, torch.float32, transformers.GPT2Config()),
+        "t5-small": (
+            transformers.T5ForConditionalGeneration,
+            torch.float32,
+            transformers.T5Config(decoder_start_token_id=0),  # its other defaults are T5-small's
+        ),
         "tinyllama-1.1b": (
             transformers.LlamaForCausalLM,
             torch.bfloat16,
