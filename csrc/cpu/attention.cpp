@@ -10,6 +10,8 @@ namespace {
 
 constexpr int64_t kTaskRows = 8 * kTileRows;  // queries that a thread attends to in one go, at most
 
+constexpr int64_t kTasksPerThread = 4;
+
 int64_t pages_for(int64_t positions) { return (positions + kPageTokens - 1) / kPageTokens; }
 
 class Attention {
@@ -32,7 +34,7 @@ class Attention {
   void run() {
     // With enough heads and sequences for all threads, a task is one head of one sequence, start to end: its keys and
     // values stay in the thread's cache.
-    if (!cache_ && (threads_ == 1 || heads() >= 2 * threads_)) return run_heads();
+    if (threads_ == 1 || heads() >= (cache_ ? kTasksPerThread : 2) * threads_) return run_heads();
     share_pages();
     parallel_for(heads(), threads_, [&](int64_t task, int thread) {
       store(task / shape_.kv_heads, task % shape_.kv_heads, list(task), scratch(thread));
@@ -125,18 +127,25 @@ class Attention {
   void run_heads() const {
     int64_t most = 0;
     for (const AttentionSequence& seq : w_.sequences) most = std::max(most, pages_for(seq.keys));
+    const int64_t own_pages = cache_ ? 0 : most * page_bytes_;
     for (Memory& memory : w_.threads)
-      memory.reserve(static_cast<size_t>(scratch_bytes_ + most * (page_bytes_ + int64_t{sizeof(uint8_t*)})));
+      memory.reserve(static_cast<size_t>(scratch_bytes_ + own_pages + most * int64_t{sizeof(uint8_t*)}));
     parallel_for(heads(), threads_, [&](int64_t task, int thread) {
       const int64_t s = task / shape_.kv_heads, head = task % shape_.kv_heads;
       uint8_t* memory = reinterpret_cast<uint8_t*>(scratch(thread)) + scratch_bytes_;
-      auto** pages = reinterpret_cast<uint8_t**>(memory + most * page_bytes_);
-      for (int64_t i = 0; i < pages_for(sequence(s).keys); ++i) pages[i] = memory + i * page_bytes_;
+      auto** pages = reinterpret_cast<uint8_t**>(memory + own_pages);
+      for (int64_t i = 0; i < pages_for(sequence(s).keys); ++i)
+        pages[i] = cache_ ? cached_page(s, i, head) : memory + i * page_bytes_;
       store(s, head, pages, scratch(thread));
       const AttentionArgs own = args(s, head, pages, scratch(thread));
       for_rows(sequence(s), [&](int64_t row, int64_t rows) { kernels_.attend(own, row, rows); });
       write_weights(s, head, pages, scratch(thread));
     });
+  }
+
+  uint8_t* cached_page(int64_t s, int64_t i, int64_t head) const {
+    const int page = sequence(s).pages[i];
+    return page == kNoPage ? nullptr : cache_->head(page, layer_, head);  // null: no query looks there
   }
 
   void share_pages() const {
@@ -150,9 +159,8 @@ class Attention {
       const AttentionSequence& seq = sequence(task / shape_.kv_heads);
       uint8_t** pages = list(task);
       for (int64_t i = 0; i < pages_for(seq.keys); ++i) {
-        if (!cache_) pages[i] = static_cast<uint8_t*>(w_.pages.data()) + (pages + i - w_.lists.data()) * page_bytes_;
-        else if (seq.pages[i] == kNoPage) pages[i] = nullptr;  // no query looks there
-        else pages[i] = cache_->head(seq.pages[i], layer_, task % shape_.kv_heads);
+        if (cache_) pages[i] = cached_page(task / shape_.kv_heads, i, task % shape_.kv_heads);
+        else pages[i] = static_cast<uint8_t*>(w_.pages.data()) + (pages + i - w_.lists.data()) * page_bytes_;
       }
     }
   }
@@ -160,7 +168,6 @@ class Attention {
   // Queries are cut into tasks of some tiles. Too few of them for all threads (a decode step with few key/value heads)
   // are cut by blocks of keys, too.
   void cut() {
-    constexpr int64_t kTasksPerThread = 4;
     w_.tasks.clear();
     w_.merges.clear();
     for (int64_t s = 0; s < static_cast<int64_t>(w_.sequences.size()); ++s) {
