@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +48,7 @@ def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
 
 
 def make_batch(
-    sequences: Sequence[NDArray[np.int32]],
+    sequences: Sequence[NDArray[np.int32] | list[int]],
     wanted: Wanted = "none",
     *,
     past: Sequence[int] | None = None,
@@ -60,16 +61,16 @@ def make_batch(
     cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
 ) -> _ext.Batch:
     """What one run works on; `Runner.run_all` describes the rest."""
-    cu_seqlens = np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64)
+    ends = list(accumulate(map(len, sequences), initial=0))
     if not isinstance(wanted, str):
         rows = wanted
     elif wanted == "all":
-        rows = np.arange(cu_seqlens[-1], dtype=np.int64)
+        rows = np.arange(ends[-1], dtype=np.int64)
     else:
-        rows = cu_seqlens[1:] - 1 if wanted == "last" else np.empty(0, np.int64)
+        rows = np.array(ends[1:], np.int64) - 1 if wanted == "last" else np.empty(0, np.int64)
     return _ext.Batch(
         token_ids=_joined(sequences),
-        cu_seqlens=cu_seqlens,
+        cu_seqlens=np.array(ends, np.int64),
         type_ids=_joined(token_type_ids or ()),
         wanted=rows,
         past=np.asarray(past if past is not None else [], np.int64),
@@ -90,5 +91,7 @@ def cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]], axis:
     return np.split(rows, ends[:-1], axis) if len(sequences) else []
 
 
-def _joined(sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _joined(sequences: Sequence[NDArray[np.int32] | list[int]]) -> NDArray[np.int32]:
+    if len(sequences) and isinstance(sequences[0], list):  # of a step of generation: few tokens, fewer calls of NumPy
+        return np.array([*chain.from_iterable(sequences)], np.int32)
     return np.concatenate(sequences) if len(sequences) else np.empty(0, np.int32)

@@ -156,7 +156,7 @@ class Runner:
     def run_all(
         self,
         outputs: Sequence[str],
-        sequences: Sequence[NDArray[np.int32]],
+        sequences: Sequence[NDArray[np.int32] | list[int]],
         *,
         wanted: Wanted = "none",
         past: Sequence[int] | None = None,

@@ -151,6 +151,8 @@ class Scheduler:
 
     def _admit(self) -> int:
         """Let those that wait in front run, as long as there is room; returns how many."""
+        if not self._waiting:
+            return 0
         admitted: list[_Admission] = []
         sequences = sum(r.kind.lanes(r.options) for r in self._running)
         source_tokens = 0
@@ -238,9 +240,10 @@ class Scheduler:
         for share in shares:
             for feed, count in zip(share.feeds, share.counts, strict=True):
                 feed.sequence.advance(count)
-            if share.request.kind.wants_hidden and hidden is not None:
-                self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
-            token += share.tokens
+            if hidden is not None:
+                if share.request.kind.wants_hidden:
+                    self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
+                token += share.tokens
         row = 0
         moved = []
         complete = (share for share in shares if share.complete)

@@ -88,9 +88,9 @@ def run(
     return logits, hidden[0] if hidden else None
 
 
-def _tokens(feed: Feed, count: int) -> NDArray[np.int32]:
+def _tokens(feed: Feed, count: int) -> list[int]:
     sequence = feed.sequence
-    return np.array([*sequence.ids[sequence.past : sequence.past + count], *feed.drafts], np.int32)
+    return [*sequence.ids[sequence.past : sequence.past + count], *feed.drafts]
 
 
 def _wanted_rows(feeds: Sequence[tuple[Feed, int, bool]]) -> NDArray[np.int64]:

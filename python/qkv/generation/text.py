@@ -60,6 +60,11 @@ class Detokenizer:
                 self._move(start, 0)
         return piece
 
+    def read(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens that follow, which nobody wants in pieces: what `push` and `finish` give, and sooner."""
+        self._window += tokens
+        return self.finish()
+
     def finish(self) -> str:
         """The text still held back; the end of the text makes it certain."""
         piece = self._decode(self._window)[self._shown :]
@@ -161,6 +166,10 @@ class TextStream:
     def push(self, token: int) -> str:
         """Add a token; returns the next piece of text, maybe empty."""
         return self._note(self._stops.push(self._detokenizer.push(token)))
+
+    def read(self, tokens: Sequence[int]) -> str:
+        """All tokens that follow, where nobody reads along."""
+        return self._note(self._stops.push(self._detokenizer.read(tokens)) + self._stops.finish())
 
     def finish(self) -> str:
         """The last piece, when no more tokens come; it may still contain a stop string, and end before it."""

@@ -47,8 +47,9 @@ class Line:
         task = self._task
         self.sequence.ids.append(token)
         self._times.append(time.perf_counter())
-        piece = self._read(token) if task.live else ""
-        if token in task.options.eos_token_id or self._stopped:
+        ended = token in task.options.eos_token_id
+        piece = self._text.push(token) if task.live and self._text and not ended else ""
+        if ended or self._stopped:
             self.finish_reason = "stop"
         elif self.step == task.limit:
             self.finish_reason = "length"
@@ -68,10 +69,9 @@ class Line:
     def found(self, speculation: Speculation | None = None) -> Found:
         """What there is; a text that was cut short ends here."""
         ids = self.sequence.ids[self._task.start :]
-        if not self._task.live:
-            for token in ids:
-                self._read(token)
-        if self.finish_reason is None or not self._task.live:
+        if not self._task.live and self._text:
+            self._text.read([token for token in ids if token not in self._task.options.eos_token_id])
+        elif self.finish_reason is None:
             self._finish_text()
         return Found(
             ids=ids,
@@ -86,9 +86,6 @@ class Line:
     @property
     def _stopped(self) -> bool:
         return self._text is not None and self._text.stopped
-
-    def _read(self, token: int) -> str:
-        return self._text.push(token) if self._text and token not in self._task.options.eos_token_id else ""
 
     def _finish_text(self) -> str:
         """What was held back; it may turn out to hold a stop string, too."""

@@ -27,6 +27,7 @@ class TokenSearch(Search):
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
         self._task = task
         self._lines = [Line(sequence, task)]
+        self._running = [*self._lines]
         self._filters = task.options.sampling.filters() if task.options.sampling else None
 
     @staticmethod
@@ -34,11 +35,11 @@ class TokenSearch(Search):
         return options.num_return_sequences
 
     def feeds(self) -> list[Feed]:
-        return [Feed(line.sequence) for line in self._running()]
+        return [Feed(line.sequence) for line in self._running]
 
     @property
     def finished(self) -> bool:
-        return all(line.finish_reason for line in self._lines)
+        return not self._running
 
     def found(self) -> list[Found]:
         return [line.found() for line in self._lines]
@@ -62,8 +63,8 @@ class TokenSearch(Search):
     ) -> list[Exception | None]:
         logits = _branch_all(searches, logits)
         threads = searches[0]._task.threads
-        owners = [search for search in searches for _ in search._running()]
-        lines = [line for search in searches for line in search._running()]
+        owners = [search for search in searches for _ in search._running]
+        lines = [line for search in searches for line in search._running]
         raw = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
         rules = [search._task.rules for search in owners]
         errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, threads)
@@ -82,23 +83,23 @@ class TokenSearch(Search):
             if search._task.options.logprobs is not None:
                 line.note_logprobs(raw[i], token)
             line.accept(token)
+            if line.finish_reason:
+                search._running.remove(line)
         return [failed.get(search) for search in searches]
-
-    def _running(self) -> list[Line]:
-        return [line for line in self._lines if line.finish_reason is None]
 
 
 def _branch_all(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """After its prompt, the line of a search becomes as many as are wanted; returns a row of logits for each line."""
     copies = []
     for search in searches:
-        wanted, running = search._task.options.num_return_sequences, search._running()
+        wanted = search._task.options.num_return_sequences
         if len(search._lines) < wanted:
-            first = running[0].sequence
+            first = search._lines[0].sequence
             search._lines += [Line(first.fork(), search._task, number) for number in range(1, wanted)]
+            search._running = [*search._lines]
             copies.append(wanted)
         else:
-            copies += [1] * len(running)
+            copies += [1] * len(search._running)
     return logits if max(copies) == 1 else np.repeat(logits, copies, axis=0)
 
 
