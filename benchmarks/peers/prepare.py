@@ -1,7 +1,7 @@
 """Makes everything that the benchmarks of this folder open: `python -m benchmarks.peers.prepare FOLDER`
 
-GPT-2 124M, BERT-base, T5-small and a LLaMA of 1.1B parameters at true size with random weights (speed hardly depends on their
-values) and all-MiniLM-L6-v2 with its real ones; and beside each the files of the engines that do not open
+GPT-2 124M, BERT-base, T5-small and a LLaMA of 1.1B parameters at true size with random weights (speed hardly depends on
+their values) and all-MiniLM-L6-v2 with its real ones; and beside each the files of the engines that do not open
 checkpoints. About 9 GB and a few minutes; what is there already is kept."""
 
 from __future__ import annotations
