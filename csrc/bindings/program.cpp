@@ -15,10 +15,26 @@ using Weights = std::vector<std::shared_ptr<Weight>>;
 
 View view_of(const ViewTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
+// Of a list, without a detour through NumPy, which takes longer than a short list is worth; or of any kind of array.
 template <class T>
-std::vector<T> vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& a, const char* what) {
-  require(a.ndim() == 1, "batch: ", what, " must have one dimension");
-  return std::vector<T>(a.data(), a.data() + a.size());
+std::vector<T> vector_of(const py::object& integers, const char* what) {
+  std::vector<T> values;
+  if (PyList_CheckExact(integers.ptr())) {
+    const auto list = py::reinterpret_borrow<py::list>(integers);
+    values.reserve(list.size());
+    for (const py::handle& item : list) {
+      const long long value = PyLong_AsLongLong(item.ptr());
+      if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+      require(std::in_range<T>(value), "batch: ", what, " holds ", value, ", which is out of range");
+      values.push_back(static_cast<T>(value));
+    }
+    return values;
+  }
+  const auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(integers);
+  if (!array) throw py::error_already_set();
+  require(array.ndim() == 1, "batch: ", what, " must have one dimension");
+  values.assign(array.data(), array.data() + array.size());
+  return values;
 }
 
 // Lists of arrays to be written into, which Python keeps.
@@ -77,31 +93,30 @@ std::vector<py::array_t<float>> run(Program& program, const std::vector<std::str
 }
 
 void register_batch(py::module_& m) {
-  using Ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
-  using Longs = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+  using Integers = const py::object&;
   py::class_<Batch>(m, "Batch")
-      .def(py::init([](const Ints& ids, const Longs& cu_seqlens, const Ints& types, const Longs& wanted,
-                       const Longs& past, KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
-                       std::vector<std::vector<int>> source_pages, const Longs& source_lengths, const Longs& planned,
+      .def(py::init([](Integers ids, Integers cu_seqlens, Integers types, Integers wanted, Integers past,
+                       KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
+                       std::vector<std::vector<int>> source_pages, Integers source_lengths, Integers planned,
                        const py::list& weights, const py::list& cross_weights) {
-             return Batch{.token_ids = vector_of(ids, "token_ids"),
-                          .type_ids = vector_of(types, "type_ids"),
-                          .cu_seqlens = vector_of(cu_seqlens, "cu_seqlens"),
-                          .past = vector_of(past, "past"),
-                          .planned = vector_of(planned, "planned"),
-                          .wanted = vector_of(wanted, "wanted"),
+             return Batch{.token_ids = vector_of<int32_t>(ids, "token_ids"),
+                          .type_ids = vector_of<int32_t>(types, "type_ids"),
+                          .cu_seqlens = vector_of<int64_t>(cu_seqlens, "cu_seqlens"),
+                          .past = vector_of<int64_t>(past, "past"),
+                          .planned = vector_of<int64_t>(planned, "planned"),
+                          .wanted = vector_of<int64_t>(wanted, "wanted"),
                           .cache = cache,
                           .pages = std::move(pages),
                           .source = source,
                           .source_pages = std::move(source_pages),
-                          .source_lengths = vector_of(source_lengths, "source_lengths"),
+                          .source_lengths = vector_of<int64_t>(source_lengths, "source_lengths"),
                           .weights = arrays_of(weights),
                           .cross_weights = arrays_of(cross_weights)};
            }),
            py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
            py::arg("cache").none(true) = py::none(), py::arg("pages") = py::list(),
            py::arg("source").none(true) = py::none(), py::arg("source_pages") = py::list(),
-           py::arg("source_lengths") = Longs(0), py::arg("planned") = Longs(0), py::arg("weights") = py::list(),
+           py::arg("source_lengths") = py::list(), py::arg("planned") = py::list(), py::arg("weights") = py::list(),
            py::arg("cross_weights") = py::list(), py::keep_alive<1, 7>(), py::keep_alive<1, 9>(),
            py::keep_alive<1, 13>(), py::keep_alive<1, 14>());
   py::class_<KVCache>(m, "KVCache")

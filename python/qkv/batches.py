@@ -17,7 +17,7 @@ from qkv.source import Source
 PREFILL_TOKENS = 512
 
 # The rows that logits are for: every token, the last of each sequence, none, or these, counted through all sequences.
-Wanted = Literal["all", "last", "none"] | NDArray[np.int64]
+Wanted = Literal["all", "last", "none"] | NDArray[np.int64] | list[int]
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -62,26 +62,27 @@ def make_batch(
 ) -> _ext.Batch:
     """What one run works on; `Runner.run_all` describes the rest."""
     ends = list(accumulate(map(len, sequences), initial=0))
+    rows: list[int] | NDArray[np.int64]
     if not isinstance(wanted, str):
         rows = wanted
     elif wanted == "all":
-        rows = np.arange(ends[-1], dtype=np.int64)
+        rows = np.arange(ends[-1])
     else:
-        rows = np.array(ends[1:], np.int64) - 1 if wanted == "last" else np.empty(0, np.int64)
+        rows = [end - 1 for end in ends[1:]] if wanted == "last" else []
     return _ext.Batch(
         token_ids=_joined(sequences),
-        cu_seqlens=np.array(ends, np.int64),
+        cu_seqlens=ends,
         type_ids=_joined(token_type_ids or ()),
         wanted=rows,
-        past=np.asarray(past if past is not None else [], np.int64),
+        past=past if past is not None else [],
         cache=cache,
-        pages=list(pages or ()),
+        pages=pages or [],
         source=source.cache if source else None,
         source_pages=source.pages if source else [],
-        source_lengths=np.asarray(source.lengths if source else [], np.int64),
+        source_lengths=source.lengths if source else [],
         weights=[list(arrays) for arrays in weights],
         cross_weights=[list(arrays) for arrays in cross_weights],
-        planned=np.asarray(planned if planned is not None else [], np.int64),
+        planned=planned if planned is not None else [],
     )
 
 
@@ -91,7 +92,7 @@ def cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]], axis:
     return np.split(rows, ends[:-1], axis) if len(sequences) else []
 
 
-def _joined(sequences: Sequence[NDArray[np.int32] | list[int]]) -> NDArray[np.int32]:
-    if len(sequences) and isinstance(sequences[0], list):  # of a step of generation: few tokens, fewer calls of NumPy
-        return np.array([*chain.from_iterable(sequences)], np.int32)
-    return np.concatenate(sequences) if len(sequences) else np.empty(0, np.int32)
+def _joined(sequences: Sequence[NDArray[np.int32] | list[int]]) -> NDArray[np.int32] | list[int]:
+    if not len(sequences) or isinstance(sequences[0], list):
+        return [*chain.from_iterable(sequences)]
+    return np.concatenate(sequences)

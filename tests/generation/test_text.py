@@ -79,6 +79,12 @@ def test_noise_comes_out_as_the_whole_decodes(tokenizer: Tokenizer, ids: list[in
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
 
 
+@given(ids=st.lists(st.integers(0, 399), max_size=200), cut=st.integers(0, 20))
+@settings(deadline=None)
+def test_all_at_once_is_the_same_text(tokenizer: Tokenizer, ids: list[int], cut: int) -> None:
+    assert Detokenizer(tokenizer, ids[:cut]).read(ids[cut:]) == "".join(pieces(tokenizer, ids[cut:], ids[:cut]))
+
+
 @given(text=st.text(max_size=60), cut=st.integers(0, 60))
 @settings(deadline=None)
 def test_text_carries_on_after_a_prompt(tokenizer: Tokenizer, text: str, cut: int) -> None:

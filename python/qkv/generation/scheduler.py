@@ -230,7 +230,7 @@ class Scheduler:
             share = Share.of_prompt(request, room)
             room -= share.tokens
             shares.append(share)
-        return sorted(shares, key=lambda share: share.request.kind.__name__)
+        return sorted(shares, key=lambda share: _kind(share).__name__)
 
     def _advance(
         self, shares: Sequence[Share], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
@@ -245,14 +245,13 @@ class Scheduler:
                     self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
                 token += share.tokens
         row = 0
-        moved = []
-        complete = (share for share in shares if share.complete)
-        for kind, group in groupby(complete, key=lambda share: share.request.kind):
+        moved: list[Request] = []
+        for kind, group in groupby((s for s in shares if s.complete), key=_kind):
             some = list(group)
+            rows = sum([share.rows for share in some])
             requests = [share.request for share in some]
-            rows = sum(share.rows for share in some)
-            states = [self._hidden_of(request) for request in requests]
-            searches: list[Search] = [r.search for r in requests if r.search]
+            searches = [request.search for request in requests]
+            states = [self._hidden_of(r) for r in requests] if kind.wants_hidden else [None] * len(requests)
             errors = kind.advance_all(searches, logits[row : row + rows], states)
             for request, error in zip(requests, errors, strict=True):
                 if error is not None:
@@ -275,3 +274,7 @@ class Scheduler:
                 "kv_cache_bytes"
             )
         self._pool.wait_for_room(self._waiting[0].pages, 0.05)
+
+
+def _kind(share: Share) -> type[Search]:
+    return share.request.kind

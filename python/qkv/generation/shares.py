@@ -15,10 +15,11 @@ from qkv.source import Source
 
 if TYPE_CHECKING:
     from qkv.generation.request import Request
+    from qkv.generation.sequence import CachedSequence
     from qkv.model import Model
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Share:
     """A request's part of a run.
 
@@ -66,18 +67,28 @@ def run(
     Raises:
         qkv.Cancelled: another thread set `cancel`.
     """
-    feeds = [(f, n, share.complete) for share in shares for f, n in zip(share.feeds, share.counts, strict=True)]
-    sequences = [feed.sequence for feed, _, _ in feeds]
-    for feed, count, _ in feeds:
-        feed.sequence.grow(feed.sequence.past + count + len(feed.drafts))
+    ids: list[list[int]] = []
+    sequences: list[CachedSequence] = []
+    wanted: list[int] = []  # rows: the last id of each sequence that is read to its end, and its drafts
+    end = 0
+    for share in shares:
+        for feed, count in zip(share.feeds, share.counts, strict=True):
+            sequence = feed.sequence
+            tokens = [*sequence.ids[sequence.past : sequence.past + count], *feed.drafts]
+            sequence.grow(sequence.past + len(tokens))
+            end += len(tokens)
+            if share.complete:
+                wanted += range(end - 1 - len(feed.drafts), end)
+            ids.append(tokens)
+            sequences.append(sequence)
     sources = [sequence.source for sequence in sequences if sequence.source]
     outputs = ["logits"]
     if any(share.request.kind.wants_hidden for share in shares):
         outputs.append("hidden_states")
     logits, *hidden = model.run_all(
         outputs,
-        [_tokens(feed, count) for feed, count, _ in feeds],
-        wanted=_wanted_rows(feeds),
+        ids,
+        wanted=wanted,
         past=[sequence.past for sequence in sequences],
         planned=[sequence.planned for sequence in sequences],
         cache=model.kv_pool.cache,
@@ -86,19 +97,3 @@ def run(
         cancel=cancel,
     )
     return logits, hidden[0] if hidden else None
-
-
-def _tokens(feed: Feed, count: int) -> list[int]:
-    sequence = feed.sequence
-    return [*sequence.ids[sequence.past : sequence.past + count], *feed.drafts]
-
-
-def _wanted_rows(feeds: Sequence[tuple[Feed, int, bool]]) -> NDArray[np.int64]:
-    """The last id of each sequence that is read to its end, and its drafts."""
-    rows: list[int] = []
-    end = 0
-    for feed, count, complete in feeds:
-        end += count + len(feed.drafts)
-        if complete:
-            rows += range(end - 1 - len(feed.drafts), end)
-    return np.array(rows, np.int64)

@@ -61,7 +61,7 @@ class Detokenizer:
         return piece
 
     def read(self, tokens: Sequence[int]) -> str:
-        """The text of all tokens that follow, which nobody wants in pieces: what `push` and `finish` give, and sooner."""
+        """The text of all tokens that follow, which nobody wants in pieces: `push` and `finish` give the same later."""
         self._window += tokens
         return self.finish()
 

@@ -77,7 +77,7 @@ class Options:
             against it.
         prompt_lookup_num_tokens: guess up to so many tokens at once from where the last ones stand in the text before.
             Guesses change the speed and not the text.
-        max_matching_ngram_size: of how many last tokens, at most, the text before is searched.
+        max_matching_ngram_size: for how many last tokens, at most, the text before is searched. (Hugging Face: 2.)
         assistant_model: a smaller `Model` with the same vocabulary that guesses tokens.
         num_assistant_tokens: how many at once.
         logprobs: 0 to 20; the result has the log probability of each new token, and of the so many most likely ones
@@ -124,7 +124,7 @@ class Options:
     return_alternatives: bool = False
     penalty_alpha: float | None = None
     prompt_lookup_num_tokens: int | None = None
-    max_matching_ngram_size: int = 2
+    max_matching_ngram_size: int = 3
     assistant_model: Model | None = None
     num_assistant_tokens: int = 5
     logprobs: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from qkv.generation.text import TextStream
 
 
-@dataclass(frozen=True)
-class Feed:
+class Feed(NamedTuple):
     """What the next run reads of one sequence: its ids from `past` on, at least one, and then `drafts`, on trial."""
 
     sequence: CachedSequence
