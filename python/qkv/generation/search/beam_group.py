@@ -18,7 +18,7 @@ Continuation = tuple[float, int, int]
 Note = Callable[[int, int], "TokenLogprobs"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Beam:
     """
     Attributes:
@@ -34,7 +34,7 @@ class Beam:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Ended:
     """A beam that goes on no longer.
 
@@ -49,7 +49,7 @@ class Ended:
     logprobs: tuple[TokenLogprobs, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Going:
     """A beam with one more token, which does not end it."""
 
@@ -91,6 +91,7 @@ class BeamGroup:
         length = self.length + 1
         going: list[_Going] = []
         ended = list(self.ended)
+        end_tokens = self._task.options.eos_token_id
         for rank, (score, parent, token) in enumerate(continuations):
             beam = self.running[parent]
             text = beam.text.copy() if beam.text else None
@@ -103,7 +104,7 @@ class BeamGroup:
             else:
                 ids = [*beam.sequence.ids[self._task.start :], token]
                 ended.append(Ended(ids, self._normalised(score, length), reason, logprobs))
-        self.taken = [t for _, _, t in continuations if t not in self._task.options.eos_token_id][: self._size]
+        self.taken = [t for _, _, t in continuations if t not in end_tokens][: self._size]
         self.ended = _best(ended, self._size)
         self._go_on(_best(going, self._size))
         if self.running and not self._may_improve(length):
