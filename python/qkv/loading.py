@@ -19,7 +19,6 @@ from qkv.checkpoint import (
     unused_weights,
 )
 from qkv.errors import Error, UnusedSettings, UnusedWeights
-from qkv.generation.options.checkpoint import describe_unimplemented, settings, unimplemented
 from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
 from qkv.machine import default_threads
@@ -182,6 +181,8 @@ def _open(checkpoint: Checkpoint, packer: Packer, kv_dtype: str = "auto", kv_cac
     where = str(checkpoint.path / "config.json")
     architecture = models.architecture(checkpoint.config.get("model_type"), where)
     config = architecture.Config.from_dict(checkpoint.config, where)
+    from qkv.generation.options.checkpoint import describe_unimplemented, settings, unimplemented  # see qkv/__init__.py
+
     modules = sentence_modules(checkpoint)
     graph = Graph()
     hidden = architecture.build(graph, config, Weights(checkpoint).unwrapped())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,8 @@ class Submitted:
         return self._shaped(self._delivery.future.result(timeout))
 
     def __await__(self) -> Generator[Any, None, Result]:
+        import asyncio  # see worker.py
+
         results = yield from asyncio.shield(asyncio.wrap_future(self._delivery.future)).__await__()
         return self._shaped(results)
 
