@@ -164,3 +164,31 @@ def test_priority(model: qkv.Model) -> None:
             each.result(60)
     taken.release()
     assert order == [1, 0]
+
+
+def test_cancelled_while_a_prompt_is_read(model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is given up when it mostly works for what was cancelled; the other request does not notice."""
+    expected = model.generate([7], max_new_tokens=20)
+    begun, run = threading.Event(), model.run_all
+    ended: list[str] = []
+
+    def slowly(outputs: Any, sequences: Any, **options: Any) -> Any:
+        if sum(len(s) for s in sequences) < 400:
+            return run(outputs, sequences, **options)
+        begun.set()
+        for _ in range(1000):  # as a run of many seconds, which looks at `cancel` now and then
+            if options["cancel"].is_set():
+                ended.append("cancelled")
+                raise qkv.Cancelled("given up")
+            threading.Event().wait(0.01)
+        raise AssertionError("nobody cancelled")
+
+    monkeypatch.setattr(model, "run_all", slowly)
+    with qkv.Engine(model) as engine:
+        other = engine.submit([7], max_new_tokens=20)
+        long = engine.submit(list(range(5, 399)) + list(range(5, 150)), max_new_tokens=20)
+        assert begun.wait(60)
+        long.cancel()
+        assert long.result(60).finish_reason == "cancelled"
+        assert other.result(60) == expected
+    assert ended == ["cancelled"]

@@ -59,7 +59,7 @@ class Scheduler:
         self._running: list[Request] = []
         self._hidden: dict[Request, list[NDArray[np.float32]]] = {}
         self._stalled_since: float | None = None
-        self._shares: list[Share] = []  # of the current run
+        self._at_work: list[tuple[Request, int]] = []  # the current run's requests, with how many tokens of each
         self._cancel = _ext.Cancel()
 
     @property
@@ -100,10 +100,8 @@ class Scheduler:
             if self._waiting and not ended and not admitted:
                 self._wait_for_room()
             return ended
-        self._cancel = _ext.Cancel()
-        self._shares = shares
+        self._set_to_work([(share.request, share.tokens) for share in shares])
         logits, hidden = run(self._model, shares, self._cancel)
-        self._shares = []
         moved = self._advance(shares, logits, hidden)
         seconds = time.perf_counter() - started
         self._pool.last_run = started + seconds
@@ -127,10 +125,14 @@ class Scheduler:
     def give_up_if_pointless(self) -> None:
         """From any thread: stop the current run if most of its tokens belong to requests that were cancelled. The
         others' part of it, the smaller one, is done again."""
-        shares = self._shares
-        pointless = sum(share.tokens for share in shares if share.request.cancelled)
-        if 2 * pointless > sum(share.tokens for share in shares):
+        at_work = self._at_work
+        pointless = sum(tokens for request, tokens in at_work if request.cancelled)
+        if 2 * pointless > sum(tokens for _, tokens in at_work):
             self._cancel.set()
+
+    def _set_to_work(self, at_work: list[tuple[Request, int]]) -> None:
+        self._cancel = _ext.Cancel()
+        self._at_work = at_work
 
     def close(self) -> None:
         """Give back all that unfinished requests hold."""
@@ -208,6 +210,7 @@ class Scheduler:
         for other in others:
             together.join(other)
         sequences = [np.array(room.request.source, np.int32) for room in admitted]
+        self._set_to_work([(room.request, len(room.request.source)) for room in admitted])
         try:
             return self._model.read_source(sequences, together, self._cancel)
         finally:
