@@ -141,13 +141,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"prompt_lookup_num_tokens": 5, "do_sample": True, "num_return_sequences": 2},
         "prompt_lookup_num_tokens is 5; .*num_return_sequences is 2",
     ),
-    ({"max_matching_ngram_size": 3}, "max_matching_ngram_size is 3; it needs prompt_lookup_num_tokens"),
+    ({"max_matching_ngram_size": 4}, "max_matching_ngram_size is 4; it needs prompt_lookup_num_tokens"),
     ({"num_assistant_tokens": 3}, "num_assistant_tokens is 3; it needs assistant_model"),
     ({"streaming": True} | BEAMS, "num_beams is 4, but streaming .*num_beams=1"),
     ({"streaming": True, "penalty_alpha": 0.5}, "penalty_alpha is 0.5, but streaming"),
     ({"streaming": True, "do_sample": True, "num_return_sequences": 2}, "num_return_sequences is 2; streaming"),
     ({"streaming": True, "single": False}, "streaming takes a single prompt"),
-    ({"state": object(), "single": False}, "state is one conversation"),
+    ({"state": object()}, "expected the state of a generation"),
 ]  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def test_assistants(model: qkv.Model) -> None:
     assert Options.choose(stub(vocab=400), {"assistant_model": model}).assistant_model is model
     with pytest.raises(qkv.Error, match="vocabulary of 400 tokens, the model one of 60000"):
         Options.choose(stub(), {"assistant_model": model})
-    with pytest.raises(qkv.Error, match="either both models have an encoder or none has"):
+    with pytest.raises(qkv.Error, match="neither model may have an encoder"):
         Options.choose(stub(vocab=400, encoder=True), {"assistant_model": model})
     with pytest.raises(qkv.Error, match="prompt_lookup_num_tokens is 3; an assistant_model guesses tokens, too"):
         Options.choose(stub(vocab=400), {"assistant_model": model, "prompt_lookup_num_tokens": 3})

@@ -99,6 +99,8 @@ def test_a_state_without_hidden_states(model: qkv.Model, pool: Any) -> None:
     state = model.generate([5], max_new_tokens=3, keep_state=True).state
     with pytest.raises(qkv.Error, match="penalty_alpha"):
         model.generate([5], state=state, penalty_alpha=0.5)
+    with pytest.raises(qkv.Error, match="state is one conversation"):
+        model.generate([[5], [6]], state=state)
     state.release()
 
 
