@@ -11,6 +11,8 @@ from qkv.errors import Error
 from qkv.generation.rules import special_token
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
+
     from qkv.model import Model
 
 Prompt = str | Sequence[int]
@@ -49,7 +51,8 @@ def encode_prompts(model: Model, prompts: Prompt | Sequence[Prompt], longest: in
     for index, prompt in enumerate(batch):
         name = "the prompt" if is_single(prompts) else f"prompt {index}"
         if isinstance(prompt, str):
-            ids, special = _encode_text(model, prompt, name)
+            encoding = encode_text(model, prompt, name)
+            ids, special = list(encoding.ids), _special_tokens_before(encoding)
         else:
             ids, special = _check_ids(model, prompt, name), 0
         if longest is not None:
@@ -68,9 +71,7 @@ def encode_continuation(model: Model, prompt: Prompt) -> list[int]:
     """
     if not isinstance(prompt, str):
         return _check_ids(model, prompt, "the prompt")
-    _encode_text(model, prompt, "the prompt")
-    assert model.tokenizer
-    return list(model.tokenizer.encode(prompt, add_special_tokens=False).ids)
+    return list(encode_text(model, prompt, "the prompt", special_tokens=False).ids)
 
 
 def _check_length(model: Model, tokens: int, name: str) -> None:
@@ -109,17 +110,24 @@ def _truncated(ids: list[int], special: int, longest: int) -> list[int]:
     return ids[:kept] + ids[len(ids) - (longest - kept) :]
 
 
-def _encode_text(model: Model, text: str, name: str) -> tuple[list[int], int]:
-    """Token ids, and how many special tokens are before the text's."""
+def encode_text(model: Model, text: str, name: str, *, special_tokens: bool = True) -> Encoding:
+    """What the checkpoint's tokenizer makes of a text, with the special tokens that it adds or without.
+
+    Raises:
+        qkv.Error: there is no tokenizer, or the text is not valid Unicode; `name` begins the message.
+    """
     if model.tokenizer is None:
         raise Error(f"{name} is text, but the checkpoint has no tokenizer; give token ids")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise Error(f"{name} is not valid Unicode: {error}") from error
-    encoding = model.tokenizer.encode(text)
+    return model.tokenizer.encode(text, add_special_tokens=special_tokens)
+
+
+def _special_tokens_before(encoding: Encoding) -> int:
     mask = encoding.special_tokens_mask
-    return list(encoding.ids), mask.index(0) if 0 in mask else 0
+    return mask.index(0) if 0 in mask else 0
 
 
 def _check_ids(model: Model, prompt: Any, name: str) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qkv.batches import TokenIds, as_sequences
 from qkv.errors import Error
-from qkv.generation.prompts import decoder_start
+from qkv.generation.prompts import decoder_start, encode_text
 from qkv.generation.rules import special_token
 
 if TYPE_CHECKING:
@@ -40,20 +40,10 @@ class Item:
         return len(self.read) + (0 if self.source is None else len(self.source))
 
 
-def _encode(model: Model, text: str, name: str) -> Encoding:
-    if model.tokenizer is None:
-        raise Error(f"{name} is text, but the checkpoint has no tokenizer; give token ids")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Error(f"{name} is not valid Unicode: {error}") from error
-    return model.tokenizer.encode(text)
-
-
 def ids_of(model: Model, text: Text, name: str) -> NDArray[np.int32]:
     """With the special tokens that the tokenizer adds."""
     if isinstance(text, str):
-        return np.array(_encode(model, text, name).ids, np.int32)
+        return np.array(encode_text(model, text, name).ids, np.int32)
     (ids,) = as_sequences([text], name)
     if ids.size and ids.max() >= model.vocab_size:
         raise Error(f"{name} holds token id {ids.max()}; expected 0 to {model.vocab_size - 1}")
@@ -96,8 +86,8 @@ def _split(model: Model, context: Text, continuation: Text, name: str) -> tuple[
             raise Error(f"{name}: the second text is empty: there is nothing to score")
         begin = len(context.rstrip())
         continuation, context = context[begin:] + continuation, context[:begin]
-        first = _without_end(_encode(model, context, name))
-        whole = _without_end(_encode(model, context + continuation, name))
+        first = _without_end(encode_text(model, context, name))
+        whole = _without_end(encode_text(model, context + continuation, name))
         before, after = np.array(first, np.int32), np.array(whole[len(first) :], np.int32)
     else:
         before, after = ids_of(model, context, f"{name}[0]"), ids_of(model, continuation, f"{name}[1]")
@@ -129,7 +119,7 @@ def masked_item(model: Model, text: Any, name: str) -> tuple[NDArray[np.int32], 
     if isinstance(text, tuple) and len(text) == 2 and not any(isinstance(part, int | np.integer) for part in text):
         raise Error(f"{name}: a masked language model scores texts, not pairs")
     if isinstance(text, str):
-        encoding = _encode(model, text, name)
+        encoding = encode_text(model, text, name)
         ids, special = np.array(encoding.ids, np.int32), np.array(encoding.special_tokens_mask, bool)
     else:
         assert model.tokenizer

@@ -12,6 +12,7 @@ from qkv.generation.options import values
 from qkv.generation.options.arguments import LogitsProcessor, check_names
 from qkv.generation.options.checkpoint import RECOMMENDED, recommended
 from qkv.generation.options.conflicts import Choice, check_streaming, settle
+from qkv.generation.prompts import encode_text
 from qkv.generation.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -264,6 +265,4 @@ def _sampling(choice: Choice, model: Model, given: Mapping[str, Any]) -> Samplin
 def _ids(prefix: str | tuple[int, ...], model: Model) -> tuple[int, ...]:
     if not isinstance(prefix, str):
         return prefix
-    if model.tokenizer is None:
-        raise Error("prefix is text, but the checkpoint has no tokenizer; give token ids")
-    return tuple(model.tokenizer.encode(prefix, add_special_tokens=False).ids)
+    return tuple(encode_text(model, prefix, "prefix", special_tokens=False).ids)

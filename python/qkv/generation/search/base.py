@@ -142,3 +142,12 @@ class Search(ABC):
     @abstractmethod
     def lanes(options: Options) -> int:
         """How many sequences there are at once, at most."""
+
+
+class JointSearch(Search):
+    """A kind whose `advance_all` does the work."""
+
+    def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
+        (error,) = self.advance_all([self], logits, [hidden])
+        if error is not None:
+            raise error

@@ -13,7 +13,7 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.generation.result import TokenLogprobs
 from qkv.generation.rules import LogitRules
-from qkv.generation.search.base import Feed, Found, Search, Task
+from qkv.generation.search.base import Feed, Found, JointSearch, Task
 from qkv.generation.search.beam_group import BeamGroup, Continuation, Ended, Note
 from qkv.generation.search.draw import draw_continuations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qkv.generation.sequence import CachedSequence
 
 
-class BeamSearch(Search):
+class BeamSearch(JointSearch):
     """The likeliest texts, as Hugging Face's beam search finds them.
 
     Rules work on the log probabilities of the next token. With `num_beam_groups` the groups take their next tokens one
@@ -57,11 +57,6 @@ class BeamSearch(Search):
     def release(self) -> None:
         for group in self._groups:
             group.release()
-
-    def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
-        (error,) = self.advance_all([self], logits, [hidden])
-        if error is not None:
-            raise error
 
     @classmethod
     def advance_all(

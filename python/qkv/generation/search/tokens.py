@@ -13,7 +13,7 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.generation.rules import LogitRules
 from qkv.generation.sampling import describe_bad_row
-from qkv.generation.search.base import Feed, Found, Search, Task
+from qkv.generation.search.base import Feed, Found, JointSearch, Task
 from qkv.generation.search.line import Line
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qkv.generation.sequence import CachedSequence
 
 
-class TokenSearch(Search):
+class TokenSearch(JointSearch):
     """Independent lines of one prompt; all of them begin with the logits behind its last token."""
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
@@ -51,11 +51,6 @@ class TokenSearch(Search):
     def release(self) -> None:
         for line in self._lines:
             line.sequence.release()
-
-    def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
-        (error,) = self.advance_all([self], logits, [hidden])
-        if error is not None:
-            raise error
 
     @classmethod
     def advance_all(
