@@ -126,3 +126,28 @@ def test_a_thousand_requests(small: qkv.Model) -> None:
         cancelled = int(rng.integers(0, 60)) if rng.random() < 0.1 else None
         mix.append(Asked(prompt, options, int(rng.integers(0, 60)), cancelled))
     run(small, mix)
+
+
+@pytest.mark.parametrize("case", ["mistral", "t5"])
+def test_windows_and_sources(tiny: Any, case: str) -> None:
+    """Pages that are given back behind a window, and those of what encoders read."""
+    page = qkv.load(tiny(case)).kv_pool.cache.page_nbytes
+    model = qkv.load(tiny(case), kv_cache_bytes=60 * page * (2 if case == "t5" else 1), num_threads=2)
+    rng = np.random.default_rng(1)
+    text = rng.integers(5, model.vocab_size, 200).tolist()
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"do_sample": True, "seed": 1, "num_return_sequences": 2},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"prompt_lookup_num_tokens": 3},
+        {"penalty_alpha": 0.6, "top_k": 3},
+    ]
+    mix = []
+    for _ in range(60):
+        prompt = text[: int(rng.integers(0, 180))] + rng.integers(5, model.vocab_size, 3).tolist()
+        options = kinds[int(rng.integers(len(kinds)))] | {"max_new_tokens": int(rng.integers(1, 60))}
+        cancelled = int(rng.integers(0, 60)) if rng.random() < 0.15 else None
+        mix.append(Asked(prompt, options, int(rng.integers(0, 60)), cancelled))
+    run(model, mix)
+    if model.encoder:
+        assert model.source_pool.reserved == model.source_pool.pages_in_use == 0

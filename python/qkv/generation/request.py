@@ -36,12 +36,14 @@ _RULES = (
 
 
 class Request:
-    """
+    """One prompt on its way through a scheduler.
+
     Attributes:
         source: token ids for the encoder; empty without one.
         start: token ids that the decoder starts from: the prompt, or behind an encoder its start token and the prefix.
         planned: tokens that the decoder will have read and written in the end, at most.
-        search: None until there is room for the request to run.
+        kind, search: the way from logits to tokens; there is no search until there is room for the request to run.
+        prefilling: whether its first new token is still to come.
         results: the continuations, best first, once it is finished.
         error: what went wrong with this request alone; there are no results then.
         cancelled: set by anyone; the scheduler ends the request before its next run.
@@ -153,9 +155,12 @@ class Request:
 
     def finish(self, reason: FinishReason | None = None) -> None:
         """Take what the search found and give back all that it held; `reason`: of what is unfinished."""
+        nothing = [Found([], "", reason or "cancelled")]
         try:
-            found = self.search.found() if self.search else [Found([], "", reason or "cancelled")]
+            found = (self.search.found() if self.search else nothing) or nothing
             self.results = [self._generation(each, reason) for each in found]
+        except Exception as error:  # such as a length_penalty beyond what floats hold
+            self.error = error
         finally:
             self.release()
 
