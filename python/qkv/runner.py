@@ -149,7 +149,9 @@ class Runner:
         encoder = self._encoder_for(sequences)
         return encoder.run(outputs, make_batch(sequences, weights=weights), self.num_threads)
 
-    def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
+    def run(
+        self, output: str, sequences: Sequence[NDArray[np.int32] | list[int]], **options: Any
+    ) -> NDArray[np.float32]:
         """One output of a run: see `run_all`."""
         return self.run_all([output], sequences, **options)[0]
 

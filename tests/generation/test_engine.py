@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import qkv
+from qkv.generation.options import Options
+from qkv.generation.request import Request
+from qkv.generation.scheduler import Scheduler
 
 PROMPTS = ["To be, or not to be", "It was", "the question:", "To be, or not to sleep", "a"]
 OPTIONS: list[dict[str, Any]] = [
@@ -192,3 +195,37 @@ def test_cancelled_while_a_prompt_is_read(model: qkv.Model, pool: Any, monkeypat
         assert long.result(60).finish_reason == "cancelled"
         assert other.result(60) == expected
     assert ended == ["cancelled"]
+
+
+def test_what_ended_before_a_run_that_was_given_up_is_reported(model: qkv.Model, pool: Any, monkeypatch: Any) -> None:
+    """A request is cancelled, and the next run, which no longer works for it, is cancelled, too."""
+    scheduler, run = Scheduler(model), model.run_all
+    one, two = (Request(model, [5 + i], Options.choose(model, {"max_new_tokens": 9}), live=False) for i in range(2))
+    scheduler.add(one)
+    scheduler.add(two)
+    scheduler.step()
+    one.cancelled = True
+
+    def given_up(*args: Any, **options: Any) -> Any:
+        raise qkv.Cancelled("given up")
+
+    monkeypatch.setattr(model, "run_all", given_up)
+    with pytest.raises(qkv.Cancelled):
+        scheduler.step()
+    monkeypatch.setattr(model, "run_all", run)
+    assert one in scheduler.step()
+    while scheduler.busy:
+        scheduler.step()
+    assert two.results == [model.generate([6], max_new_tokens=9)]
+
+
+def test_a_state_that_is_released_while_its_request_waits(engine: qkv.Engine, model: qkv.Model) -> None:
+    state = model.generate([5, 6], max_new_tokens=3, keep_state=True).state
+    taken = model.kv_pool.reserve(model.kv_pool.max_pages - model.kv_pool.reserved)
+    bad = engine.submit([7], state=state, max_new_tokens=5)
+    good = engine.submit([7], max_new_tokens=5)
+    state.release()
+    taken.release()
+    with pytest.raises(qkv.Error, match="released"):
+        bad.result(60)
+    assert good.result(60) == model.generate([7], max_new_tokens=5)

@@ -151,3 +151,16 @@ def test_windows_and_sources(tiny: Any, case: str) -> None:
     run(model, mix)
     if model.encoder:
         assert model.source_pool.reserved == model.source_pool.pages_in_use == 0
+
+
+def test_a_text_longer_than_the_pool(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a window pages are free again, so that a text needs no more of them than the window and a run."""
+    model = qkv.load(tiny("mistral"))
+    expected = model.generate([5, 6], max_new_tokens=390, eos_token_id=[])
+    for module in ("request", "scheduler"):
+        monkeypatch.setattr(f"qkv.generation.{module}.PREFILL_TOKENS", 64)
+    small = qkv.load(tiny("mistral"), kv_cache_bytes=5 * model.kv_pool.cache.page_nbytes)
+    assert small.generate([5, 6], max_new_tokens=390, eos_token_id=[]) == expected
+    assert len(expected.token_ids) > 5 * 64
+    with pytest.raises(qkv.Error, match="kv_cache_bytes"):
+        small.generate([5, 6], max_new_tokens=390, num_beams=2)

@@ -106,7 +106,7 @@ def test_a_state_without_hidden_states(model: qkv.Model, pool: Any) -> None:
 
 def test_an_abandoned_stream_is_named(twins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qkv.load(twins.folder, kv_cache_bytes=8 * twins.ours.kv_pool.cache.page_nbytes)
-    monkeypatch.setattr("qkv.generation.scheduler.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("qkv.generation.pool.STALL_SECONDS", 0.2)
     stream = model.generate([5], max_new_tokens=300, stream=True)
     next(stream)
     with pytest.raises(qkv.Error, match="Close unfinished streams"):

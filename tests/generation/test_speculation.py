@@ -62,6 +62,17 @@ def test_a_model_guesses_itself(model: qkv.Model, pool: Any, way: dict[str, Any]
     assert made.speculation.runs == 10
 
 
+def test_a_draft_model_without_room(model: qkv.Model, pool: Any, tmp_path_factory: Any) -> None:
+    """There are no guesses, and the text is the same."""
+    folder = tmp_path_factory.mktemp("cramped")
+    make_decoder("gpt2", folder)
+    page = qkv.load(folder).kv_pool.cache.page_nbytes
+    made = model.generate([5], max_new_tokens=200, assistant_model=qkv.load(folder, kv_cache_bytes=page))
+    assert made == model.generate([5], max_new_tokens=200)
+    assert made.speculation is not None
+    assert made.speculation.drafted == 0
+
+
 def test_guesses_near_the_end_of_the_context(model: qkv.Model, pool: Any) -> None:
     prompt = [5, 6, 7] * 205
     plain = model.generate(prompt, max_new_tokens=100)

@@ -157,9 +157,45 @@ def test_same_bits_in_any_company(decoder: Any, translator: Any, masked: Any, to
         together = model.score(texts)
         assert [model.score([text])[0] for text in texts] == together
         with monkeypatch.context() as small:
-            for name in ("_TOKENS", "_MASKED_TOKENS", "_POSITIONS"):
+            for name in ("PREFILL_TOKENS", "_MASKED_TOKENS", "SOURCE_TOKENS"):
                 small.setattr(score_runs, name, tokens)
+            if model.is_causal:
+                model.kv_pool.clear()
             assert model.score(texts) == together
+
+
+def test_a_context_is_read_once(decoder: Any, monkeypatch: Any) -> None:
+    """Of a question and its answers, as far as it fills pages; and no more memory is held than the pool has."""
+    model = decoder[0]
+    context = [int(i) for i in np.random.default_rng(3).integers(5, 300, 570)]
+    pairs = [(context, [7, 8]), (context, [9]), (context, [7, 9, 11])]
+    alone = []
+    for pair in pairs:
+        model.kv_pool.clear()
+        alone += model.score([pair])
+    model.kv_pool.clear()
+    read: list[int] = []
+    run = model.run_all
+
+    def counting(outputs: Any, sequences: Any, **options: Any) -> Any:
+        read.append(sum(map(len, sequences)))
+        return run(outputs, sequences, **options)
+
+    monkeypatch.setattr(model, "run_all", counting)
+    assert model.score(pairs) == alone
+    assert sum(read) < 570 + 3 * 70
+    assert model.kv_pool.reserved == 0
+
+
+def test_texts_wait_for_room_in_a_small_pool(tmp_path: Any) -> None:
+    make_decoder("gpt2", tmp_path)
+    model = qkv.load(tmp_path)
+    small = qkv.load(tmp_path, kv_cache_bytes=4 * model.kv_pool.cache.page_nbytes)
+    texts = [[int(i) for i in np.random.default_rng(k).integers(5, 300, 200)] for k in range(5)]
+    assert small.score(texts) == model.score(texts)
+    assert small.kv_pool.reserved == 0
+    with pytest.raises(qkv.Error, match="kv_cache_bytes"):
+        small.score([[5] * 300])
 
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 64), (64, 32), (50, 7), (300, None), (None, None)])
@@ -190,7 +226,7 @@ def test_perplexity_of_a_long_text(decoder: Any, window: int | None, stride: int
 
 
 def test_progress(decoder: Any, masked: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(score_runs, "_TOKENS", 20)
+    monkeypatch.setattr(score_runs, "PREFILL_TOKENS", 20)
     monkeypatch.setattr(score_runs, "_MASKED_TOKENS", 40)
     for model in (decoder[0], masked[0]):
         done, of = [], set()

@@ -4,6 +4,7 @@ read before."""
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of the memory that is available when a pool is made, unless its limit is given.
 DEFAULT_SHARE = 1 / 4
+# How long others may hold all pages without a run, while somebody waits.
+STALL_SECONDS = 10.0
 
 
 def default_limit() -> int:
@@ -42,7 +45,6 @@ class PagePool:
         shape: of keys and values.
         cache: where the pages are.
         reach: see `_ext.Program.reach`.
-        last_run: when a run that uses these pages ended, as `time.perf_counter` counts.
     """
 
     def __init__(self, shape: CacheShape, nbytes: int, program: _ext.Program, threads: int = 1) -> None:
@@ -59,11 +61,12 @@ class PagePool:
         self.shape = shape
         self.cache = shape.cache(nbytes // shape.page_nbytes)
         self.reach = program.reach
-        self.last_run = 0.0
         self._program = program
         self._threads = threads
         self._prefixes = PrefixIndex(self.cache, self.reach)
         self._reserved = 0
+        self._last_run = 0.0
+        self._short_since: float | None = None  # when somebody found no room, and nobody has given any back since
         self._changed = threading.Condition(threading.Lock())
         self._dropped: deque[int] = deque()
 
@@ -122,14 +125,32 @@ class PagePool:
         self.check_fits(pages)
         with self._locked():
             if self._reserved + pages > self.max_pages:
+                self._short_since = self._short_since or time.perf_counter()
                 return None
             self._reserved += pages
             return Reservation(self, pages)
 
+    def note_run(self) -> None:
+        """A run that uses these pages has ended."""
+        self._last_run = time.perf_counter()
+
     def wait_for_room(self, pages: int, timeout: float | None = None) -> bool:
-        """Wait until so many pages can be reserved, or for `timeout` seconds; returns whether they can."""
+        """Wait until so many pages can be reserved, or for `timeout` seconds; returns whether they can.
+
+        Raises:
+            qkv.Error: there is no room, and for some seconds nothing has run that could make any.
+        """
         with self._locked():
-            return self._changed.wait_for(lambda: self._reserved + pages <= self.max_pages, timeout)
+            if self._changed.wait_for(lambda: self._reserved + pages <= self.max_pages, timeout):
+                return True
+            self._short_since = self._short_since or time.perf_counter()
+            stalled_since = max(self._short_since, self._last_run)
+        if time.perf_counter() - stalled_since > STALL_SECONDS:
+            raise Error(
+                f"no room in the KV cache for {pages} pages, and nothing is running that could make room: {self!r}. "
+                "Close unfinished streams, release states, or open the model with a larger kv_cache_bytes"
+            )
+        return False
 
     def allocate(self) -> int:
         """A page with one reference; its contents are undefined.
@@ -214,6 +235,7 @@ class PagePool:
     def _take_back(self) -> None:
         while self._dropped:
             self._reserved -= self._dropped.popleft()
+            self._short_since = None
             if self._reserved == 0:
                 self.cache.trim()
             self._changed.notify_all()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qkv import _ext
+from qkv.batches import PREFILL_TOKENS
 from qkv.generation.pool import pages_for
 from qkv.generation.prompts import Prompt, decoder_start, encode_continuation, encode_prompts
 from qkv.generation.result import Generation, Timings
@@ -93,9 +94,16 @@ class Request:
     @property
     def pages(self) -> int:
         """That it needs at most at once: those of its start, which all its sequences share, and for each sequence
-        those of its new tokens, one that is partly filled, and one that takes its place."""
+        those of its new tokens, one that is partly filled, and one that takes its place. Of these, no more than the
+        layers look at, where they have windows, and a run writes."""
+        pool, options = self._model.kv_pool, self.options
         start, planned = pages_for(len(self.start)), pages_for(self.planned)
-        return start + self.kind.lanes(self.options) * (planned - start + 2)
+        each = planned - start + 2
+        if pool.reach is not None:
+            guesses = (options.prompt_lookup_num_tokens or 0) + options.num_assistant_tokens
+            seen = pages_for(pool.reach + max(PREFILL_TOKENS, 1 + guesses)) + 2
+            start, each = min(start, seen), min(each, seen)
+        return start + self.kind.lanes(options) * each
 
     def begin(self, reservation: Reservation, source: Source | None) -> None:
         """There is room for it now; what the encoder read is there."""
@@ -133,8 +141,12 @@ class Request:
 
     @property
     def unread(self) -> bool:
-        """Whether it is longer than a page, so that others may have read its beginning, and nothing of it is read."""
-        return self._sequence is not None and self._sequence.past == 0 and len(self.start) > _ext.page_tokens
+        """Whether nothing of it is read, and it could share what others read of the same beginning."""
+        return self._sequence is not None and self._sequence.past == 0 and self._shares
+
+    @property
+    def _shares(self) -> bool:
+        return len(self.start) > _ext.page_tokens and not self.kind.wants_hidden
 
     def match(self) -> None:
         """Before its first run: take what is cached of the prompt."""

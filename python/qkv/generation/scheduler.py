@@ -20,7 +20,7 @@ from qkv.generation.shares import Share, run
 from qkv.source import SOURCE_TOKENS, Source
 
 if TYPE_CHECKING:
-    from qkv.generation.pool import Reservation
+    from qkv.generation.pool import PagePool, Reservation
     from qkv.generation.request import Request
     from qkv.generation.search import Search
     from qkv.model import Model
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 PREFILL_TOKENS_BESIDE_DECODING = 128
 # Sequences that are written at once: more of them hardly give more tokens a second.
 MOST_SEQUENCES = 64
-# With no room for any request, and none running: how long others may hold all pages without a run.
-STALL_SECONDS = 10.0
+# Seconds of waiting for room after which to look for requests that were cancelled.
+_PATIENCE = 0.05
 
 
 @dataclass
@@ -55,16 +55,18 @@ class Scheduler:
             raise Error("this model has no head that predicts the next token: there is nothing to generate")
         self._model = model
         self._pool = model.kv_pool
+        self._pools = [model.kv_pool, model.source_pool] if model.encoder else [model.kv_pool]
         self._waiting: list[Request] = []
         self._running: list[Request] = []
         self._hidden: dict[Request, list[NDArray[np.float32]]] = {}
-        self._stalled_since: float | None = None
+        self._done: list[Request] = []  # finished or gone on, and not yet reported
+        self._lacking: tuple[PagePool, int] | None = None  # what the first one that waits finds no room for
         self._at_work: list[tuple[Request, int]] = []  # the current run's requests, with how many tokens of each
         self._cancel = _ext.Cancel()
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._done)
 
     def check_fits(self, request: Request) -> None:
         """From any thread.
@@ -92,35 +94,38 @@ class Scheduler:
             qkv.Error: no request can run, because others hold all pages and do nothing.
             Exception: what the run itself raises; the requests can go on after it.
         """
-        ended = self._end_early()
+        self._end_early()
         started = time.perf_counter()
-        admitted = self._admit()
+        self._admit()
         shares = self._plan()
-        if not shares:
-            if self._waiting and not ended and not admitted:
-                self._wait_for_room()
-            return ended
-        self._set_to_work([(share.request, share.tokens) for share in shares])
-        logits, hidden = run(self._model, shares, self._cancel)
-        moved = self._advance(shares, logits, hidden)
-        seconds = time.perf_counter() - started
-        self._pool.last_run = started + seconds
-        for share in shares:
-            share.request.took(seconds)
-        for request in moved:
-            request.prefilling = False
-            if request.search and request.search.finished and not request.finished:
-                request.finish()
-        self._running = [r for r in self._running if not r.finished]
-        return ended + moved
+        if shares:
+            self._set_to_work([(share.request, share.tokens) for share in shares])
+            logits, hidden = run(self._model, shares, self._cancel)
+            moved = self._advance(shares, logits, hidden)
+            for pool in self._pools:
+                pool.note_run()
+            seconds = time.perf_counter() - started
+            for share in shares:
+                share.request.took(seconds)
+            for request in moved:
+                request.prefilling = False
+                if request.search and request.search.finished and not request.finished:
+                    request.finish()
+            self._running = [r for r in self._running if not r.finished]
+            self._done += moved
+        elif self._lacking and not self._done:
+            self._lacking[0].wait_for_room(self._lacking[1], _PATIENCE)
+        done, self._done = self._done, []
+        return done
 
     def fail(self, error: Exception) -> list[Request]:
         """End all requests with this error; returns them."""
         failed = [*self._running, *self._waiting]
         for request in failed:
             request.fail(error)
+        done = [*self._done, *failed]
         self.close()
-        return failed
+        return done
 
     def give_up_if_pointless(self) -> None:
         """From any thread: stop the current run if most of its tokens belong to requests that were cancelled. The
@@ -138,9 +143,9 @@ class Scheduler:
         """Give back all that unfinished requests hold."""
         for request in [*self._running, *self._waiting]:
             request.release()
-        self._running, self._waiting, self._hidden = [], [], {}
+        self._running, self._waiting, self._done, self._hidden = [], [], [], {}
 
-    def _end_early(self) -> list[Request]:
+    def _end_early(self) -> None:
         """Requests that were cancelled or whose time is over."""
         ended = [r for r in (*self._running, *self._waiting) if r.cancelled or r.overdue]
         for request in ended:
@@ -149,12 +154,13 @@ class Scheduler:
         if ended:
             self._running = [r for r in self._running if not r.finished]
             self._waiting = [r for r in self._waiting if not r.finished]
-        return ended
+            self._done += ended
 
-    def _admit(self) -> int:
-        """Let those that wait in front run, as long as there is room; returns how many."""
+    def _admit(self) -> None:
+        """Let those that wait in front run, as long as there is room."""
+        self._lacking = None
         if not self._waiting:
-            return 0
+            return
         admitted: list[_Admission] = []
         sequences = sum(r.kind.lanes(r.options) for r in self._running)
         source_tokens = 0
@@ -170,17 +176,19 @@ class Scheduler:
             admitted.append(room)
         if admitted:
             self._begin(admitted)
-        return len(admitted)
 
     def _reserve(self, request: Request) -> _Admission | None:
         """Room for a request and for what its encoder reads; None if there is not enough at the moment."""
         pages = self._pool.reserve(request.pages)
         if pages is None:
+            self._lacking = (self._pool, request.pages)
             return None
         source = None
         if request.source:
-            source = self._model.source_pool.reserve(pages_for(len(request.source)))
+            pool, wanted = self._model.source_pool, pages_for(len(request.source))
+            source = pool.reserve(wanted)
             if source is None:
+                self._lacking = (pool, wanted)
                 pages.release()
                 return None
         return _Admission(request, pages, source)
@@ -199,10 +207,16 @@ class Scheduler:
         seconds = time.perf_counter() - started
         del self._waiting[: len(admitted)]
         for room, source in zip(admitted, sources, strict=True):
-            self._running.append(room.request)
-            room.request.begin(room.pages, source)
+            request = room.request
+            try:
+                request.begin(room.pages, source)
+            except Exception as error:  # such as a state that was released meanwhile: it concerns this request alone
+                request.fail(error)
+                self._done.append(request)
+                continue
             if source:
-                room.request.took(seconds)
+                request.took(seconds)
+            self._running.append(request)
         self._running.sort(key=lambda r: r.order)
 
     def _read_sources(self, admitted: Sequence[_Admission]) -> Source:
@@ -266,17 +280,6 @@ class Scheduler:
     def _hidden_of(self, request: Request) -> NDArray[np.float32] | None:
         pieces = self._hidden.pop(request, None)
         return np.concatenate(pieces) if pieces else None
-
-    def _wait_for_room(self) -> None:
-        now = time.perf_counter()
-        self._stalled_since = max(self._stalled_since or now, self._pool.last_run)
-        if now - self._stalled_since > STALL_SECONDS:
-            raise Error(
-                f"no room in the KV cache for {self._waiting[0].pages} pages, and nothing is running that could make "
-                f"room: {self._pool!r}. Close unfinished streams, release states, or load the model with a larger "
-                "kv_cache_bytes"
-            )
-        self._pool.wait_for_room(self._waiting[0].pages, 0.05)
 
 
 def _kind(share: Share) -> type[Search]:

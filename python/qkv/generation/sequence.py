@@ -42,10 +42,11 @@ class CachedSequence:
     def __repr__(self) -> str:
         return f"<qkv.CachedSequence of {len(self.ids)} tokens, {self.past} cached, pages {self.pages}>"
 
-    def match(self) -> None:
-        """Take over the longest cached prefix, but leave a token to be run. Before the first run."""
+    def match(self, most: int | None = None) -> None:
+        """Take over the longest cached prefix of at most `most` tokens; by default a token is left to be run. Before
+        the first run."""
         if self.shared and not self.pages:
-            found = self._pool.find(self.ids[:-1], self._class)
+            found = self._pool.find(self.ids[: -1 if most is None else most], self._class)
             self.pages, self.past = found.pages, found.positions
 
     def adopt(self, pages: Sequence[int], past: int, *, shared: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkv import _ext
+from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
+from qkv.generation.pool import pages_for
+from qkv.generation.sequence import CachedSequence
+from qkv.source import SOURCE_TOKENS, Source
 from qkv.tasks.score_texts import Item, mask_token, masked_item
 
 if TYPE_CHECKING:
+    from qkv.generation.pool import PagePool, Reservation
     from qkv.model import Model
 
 Progress = Callable[[int, int], object]
 
-# Tokens of one run, and so rows of logits at once at most; of an encoder, whose runs have few such rows; and positions
-# that are cached at once, unless one text has more. All bound memory; results do not depend on them.
-_TOKENS, _MASKED_TOKENS, _POSITIONS = 512, 4096, 16384
+# Tokens of one run of an encoder, which wants few rows of logits. It bounds memory; results do not depend on it.
+_MASKED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,70 @@ class _Tally:
 
 def score_in_order(model: Model, items: Sequence[Item], progress: Progress | None) -> list[Score]:
     tally = _Tally([len(item.ids) - item.start for item in items], model.num_threads, progress)
-    for group in _groups([item.positions for item in items], _POSITIONS):
-        _run_group(model, [(i, items[i]) for i in group], tally)
+    groups: Iterator[list[int]] = iter([list(range(len(items)))])
+    if model.encoder:
+        groups = _groups([len(item.source) for item in items if item.source is not None], SOURCE_TOKENS)
+    for group in groups:
+        source = None
+        if model.encoder:
+            source = model.read_source([s for i in group if (s := items[i].source) is not None])
+        _score_group(
+            model, deque((i, items[i], source.part([k]) if source else None) for k, i in enumerate(group)), tally
+        )
     return tally.scores([item.ids[item.start :] for item in items])
+
+
+class _Reading:
+    """A text on its way through the model. A beginning that was read before, such as the context of several texts, is
+    found in the cache."""
+
+    def __init__(
+        self, pool: PagePool, number: int, item: Item, source: Source | None, reservation: Reservation
+    ) -> None:
+        self.number = number
+        self.item = item
+        self._source = source
+        self._reservation = reservation
+        ids = item.ids[:-1].tolist()  # nothing follows the last token
+        self.sequence = CachedSequence(pool, ids, len(ids), source)
+        self.sequence.match(item.start - 1)  # the row of logits for the first token that is scored is wanted
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to be read."""
+        return len(self.sequence.ids) - self.sequence.past
+
+    def release(self) -> None:
+        self.sequence.release()
+        self._reservation.release()
+        if self._source:
+            self._source.release()
+
+
+def _score_group(model: Model, waiting: deque[tuple[int, Item, Source | None]], tally: _Tally) -> None:
+    """Texts laid end to end, cut into runs; a text that is cut goes on with what is cached."""
+    pool = model.kv_pool
+    active: list[_Reading] = []
+    try:
+        while waiting or active:
+            while waiting and sum(reading.left for reading in active) < PREFILL_TOKENS:
+                number, item, source = waiting[0]
+                pages = pages_for(len(item.ids) - 1)
+                if reservation := pool.reserve(pages):
+                    active.append(_Reading(pool, number, item, source, reservation))
+                    waiting.popleft()
+                elif active:
+                    break
+                else:
+                    pool.wait_for_room(pages, 1.0)
+            _run(model, active, tally)
+            read = [reading for reading in active if reading.left == 0]
+            active = [reading for reading in active if reading.left]
+            for reading in read:
+                reading.release()
+    finally:
+        for reading in active:
+            reading.release()
 
 
 def _groups(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -108,53 +174,44 @@ def _groups(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield group
 
 
-def _run_group(model: Model, group: Sequence[tuple[int, Item]], tally: _Tally) -> None:
-    """Texts laid end to end, cut into runs; a text that is cut goes on with what is cached."""
-    items = [item for _, item in group]
-    counts = [-(-len(item.read) // _ext.page_tokens) for item in items]
-    cache = model.new_cache(sum(counts) * _ext.page_tokens)
-    pages = [[cache.allocate() for _ in range(count)] for count in counts]
-    sources = [item.source for item in items if item.source is not None]
-    source = model.read_source(sources) if sources else None
-    for run in _runs([len(item.read) for item in items]):
-        rows: list[int] = []
-        tokens = 0
-        for k, begin, end in run:
-            rows += range(tokens + max(0, items[k].start - 1 - begin), tokens + end - begin)
-            tokens += end - begin
-        logits = model.run(
-            "logits",
-            [items[k].read[begin:end] for k, begin, end in run],
-            past=[begin for _, begin, _ in run],
-            planned=[len(items[k].read) for k, _, _ in run],
-            cache=cache,
-            pages=[pages[k] for k, _, _ in run],
-            source=source.part([k for k, _, _ in run]) if source else None,
-            wanted=np.array(rows, np.int64),
-        )
-        for k, begin, end in run:
-            text, item = group[k]
-            own = item.ids[max(begin + 1, item.start) : end + 1]
-            tally.add(item.name, text, max(begin + 1 - item.start, 0), own, logits[: len(own)])
-            logits = logits[len(own) :]
-        tally.report()
-
-
-def _runs(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """All tokens of some texts, in runs of at most _TOKENS: (text, first token, end)."""
-    run, room = [], _TOKENS
-    for text, length in enumerate(lengths):
-        begin = 0
-        while begin < length:
-            end = min(length, begin + room)
-            run.append((text, begin, end))
-            room -= end - begin
-            begin = end
-            if room == 0:
-                yield run
-                run, room = [], _TOKENS
-    if run:
-        yield run
+def _run(model: Model, readings: Sequence[_Reading], tally: _Tally) -> None:
+    """The next tokens of some texts, at most PREFILL_TOKENS."""
+    room = PREFILL_TOKENS
+    ids: list[list[int]] = []
+    wanted: list[int] = []  # rows of logits
+    rows: list[int] = []  # of each text, how many of these
+    for reading in readings:
+        sequence = reading.sequence
+        some = sequence.ids[sequence.past : sequence.past + room]
+        sequence.grow(sequence.past + len(some))
+        begin = PREFILL_TOKENS - room
+        room -= len(some)
+        rows.append(len(some) - min(len(some), max(0, reading.item.start - 1 - sequence.past)))
+        wanted += range(begin + len(some) - rows[-1], begin + len(some))
+        ids.append(some)
+    sequences = [reading.sequence for reading in readings]
+    sources = [sequence.source for sequence in sequences if sequence.source]
+    logits = model.run(
+        "logits",
+        ids,
+        wanted=wanted,
+        past=[sequence.past for sequence in sequences],
+        planned=[sequence.planned for sequence in sequences],
+        cache=model.kv_pool.cache,
+        pages=[sequence.pages for sequence in sequences],
+        source=Source.joined(sources) if sources else None,
+    )
+    model.kv_pool.note_run()
+    row = 0
+    for reading, some, count in zip(readings, ids, rows, strict=True):
+        item, sequence = reading.item, reading.sequence
+        sequence.advance(len(some))
+        first = sequence.past - count + 1  # a row is of the token behind it
+        if count:
+            own = item.ids[first : first + count]
+            tally.add(item.name, reading.number, first - item.start, own, logits[row : row + count])
+        row += count
+    tally.report()
 
 
 def score_masked(model: Model, texts: Sequence[Any], progress: Progress | None) -> list[Score]:

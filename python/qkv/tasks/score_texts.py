@@ -30,15 +30,6 @@ class Item:
     start: int
     source: NDArray[np.int32] | None = None
 
-    @property
-    def read(self) -> NDArray[np.int32]:
-        """What the decoder reads: nothing follows the last token."""
-        return self.ids[:-1]
-
-    @property
-    def positions(self) -> int:
-        return len(self.read) + (0 if self.source is None else len(self.source))
-
 
 def ids_of(model: Model, text: Text, name: str) -> NDArray[np.int32]:
     """With the special tokens that the tokenizer adds."""
@@ -69,7 +60,7 @@ def item_of(model: Model, text: Any, name: str) -> Item:
     if len(item.ids) <= item.start:
         raise Error(f"{name}: the {'second text' if pair else 'text'} is empty: there is nothing to score")
     most = model.context_length
-    if most is not None and (longest := max(len(item.read), 0 if item.source is None else len(item.source))) > most:
+    if most is not None and (longest := max(len(item.ids) - 1, 0 if item.source is None else len(item.source))) > most:
         hint = "cut it" if pair else "cut it, or see perplexity()"
         raise Error(f"{name} has {longest} tokens to read; the model takes at most {most}: {hint}")
     return item

@@ -122,10 +122,7 @@ class BeamSearch(JointSearch):
         text = self._task.text()
         reason = ended.reason
         if text is not None:
-            for token in ended.ids:
-                if token not in self._task.options.eos_token_id:
-                    text.push(token)
-            text.finish()
+            text.read([token for token in ended.ids if token not in self._task.options.eos_token_id])
             reason = "stop" if text.stopped else reason
         logprobs = None if self._task.options.logprobs is None else list(ended.logprobs)
         return Found(ended.ids, text.text if text else "", reason, ended.score, logprobs)

@@ -42,7 +42,8 @@ class DraftModel:
         self._draw = draw
         self._sequence = CachedSequence(model.kv_pool, prompt, self._planned)
         # without room, or within a shorter context, there are no guesses; the text is the same
-        self._reservation = model.kv_pool.reserve(pages_for(self._planned) + 1)
+        pool, pages = model.kv_pool, pages_for(self._planned) + 1
+        self._reservation = pool.reserve(pages) if pages <= pool.max_pages else None
         if self._reservation and self._start < self._planned:
             self._sequence.match()
 

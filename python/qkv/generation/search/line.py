@@ -60,6 +60,11 @@ class Line:
         if task.live:
             self.events.append((token, piece))
 
+    def take_events(self) -> list[tuple[int, str]]:
+        """See `Search.take_events`."""
+        events, self.events = self.events, []
+        return events
+
     def note_logprobs(self, logits: NDArray[np.float32], token: int) -> None:
         """`logits`: the model's own, [vocab]."""
         chosen, ids, values = _ext.logprobs(logits[None], np.array([token], np.int64), self._task.options.logprobs or 0)

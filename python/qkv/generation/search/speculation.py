@@ -139,8 +139,7 @@ class SpeculativeSearch(Search):
         return [self._line.found(Speculation(self._drafted, self._accepted, self._runs))]
 
     def take_events(self) -> list[tuple[int, str]]:
-        events, self._line.events = self._line.events, []
-        return events
+        return self._line.take_events()
 
     def release(self) -> None:
         self._line.sequence.release()

@@ -45,8 +45,7 @@ class TokenSearch(JointSearch):
         return [line.found() for line in self._lines]
 
     def take_events(self) -> list[tuple[int, str]]:
-        events, self._lines[0].events = self._lines[0].events, []
-        return events
+        return self._lines[0].take_events()
 
     def release(self) -> None:
         for line in self._lines:
