@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from tests.tiny.case import Case
 from tests.tiny.llama import LLAMA
 
 # transformers adds up rows of experts that begin on 16 bytes
 MIXTRAL = LLAMA | {"intermediate_size": 44, "num_local_experts": 5, "num_experts_per_tok": 2}
 
+
+class Decided(Case):
+    """A router that is sure of its choice, as training makes it: each expert has tokens of its own. Random routers
+    are often so close to undecided that rounding sends a token to another expert, and its result says nothing of how
+    well a mixture is computed."""
+
+    def make(self) -> Any:
+        model = super().make()
+        embeddings = model.model.embed_tokens.weight
+        experts, hidden = model.config.num_local_experts, embeddings.shape[1]
+        directions = torch.linalg.qr(torch.randn(hidden, experts)).Q.T  # of each expert's tokens, [experts, hidden]
+        with torch.no_grad():
+            embeddings += 4 * directions[torch.arange(len(embeddings)) % experts]
+            for layer in model.model.layers:  # first and second choice, and far behind them the others
+                layer.mlp.gate.weight += directions + directions.roll(1, 0) / 2
+        return model
+
+
 CASES = {
     "mixtral": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL),
+    "mixtral-decided": Decided("MixtralForCausalLM", "MixtralConfig", MIXTRAL),
     "mixtral-window": Case(
         "MixtralForCausalLM", "MixtralConfig",
         MIXTRAL | {"sliding_window": 30, "num_local_experts": 8, "num_experts_per_tok": 3},
