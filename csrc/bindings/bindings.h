@@ -24,7 +24,8 @@ float* writable_rows(py::array& x, const char* function);
 
 void register_system(py::module_& m);     // instruction sets
 void register_weight(py::module_& m);     // packed weights
-void register_program(py::module_& m);    // programs, KV cache, runs
+void register_batches(py::module_& m);    // what runs read, KV cache
+void register_program(py::module_& m);    // programs, runs
 void register_attention(py::module_& m);  // attention's shape, and attention on arrays
 void register_sampling(py::module_& m);   // from logits to tokens
 void register_beams(py::module_& m);      // beam search

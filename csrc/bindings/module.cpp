@@ -20,6 +20,7 @@ PYBIND11_MODULE(_ext, m) {
   qkv::register_system(m);
   qkv::register_weight(m);
   qkv::register_attention(m);
+  qkv::register_batches(m);
   qkv::register_program(m);
   qkv::register_rules(m);
   qkv::register_sampling(m);

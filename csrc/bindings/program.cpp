@@ -15,43 +15,6 @@ using Weights = std::vector<std::shared_ptr<Weight>>;
 
 View view_of(const ViewTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t)}; }
 
-// Of a list, without a detour through NumPy, which takes longer than a short list is worth; or of any kind of array.
-template <class T>
-std::vector<T> vector_of(const py::object& integers, const char* what) {
-  std::vector<T> values;
-  if (PyList_CheckExact(integers.ptr())) {
-    const auto list = py::reinterpret_borrow<py::list>(integers);
-    values.reserve(list.size());
-    for (const py::handle& item : list) {
-      const long long value = PyLong_AsLongLong(item.ptr());
-      if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-      require(std::in_range<T>(value), "batch: ", what, " holds ", value, ", which is out of range");
-      values.push_back(static_cast<T>(value));
-    }
-    return values;
-  }
-  const auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(integers);
-  if (!array) throw py::error_already_set();
-  require(array.ndim() == 1, "batch: ", what, " must have one dimension");
-  values.assign(array.data(), array.data() + array.size());
-  return values;
-}
-
-// Lists of arrays to be written into, which Python keeps.
-AttentionArrays arrays_of(const py::list& steps) {
-  using Array = py::array_t<float, py::array::c_style>;
-  AttentionArrays arrays;
-  for (const py::handle& step : steps) {
-    arrays.emplace_back();
-    for (const py::handle& array : step) {
-      require(py::isinstance<Array>(array), "batch: attention weights are written to C-contiguous float32 arrays");
-      auto own = py::reinterpret_borrow<Array>(array);
-      arrays.back().emplace_back(own.mutable_data(), static_cast<size_t>(own.size()));
-    }
-  }
-  return arrays;
-}
-
 // Of each attention step of a kind, in their order.
 template <class Kind>
 std::vector<int64_t> heads_of(const Program& program) {
@@ -92,81 +55,10 @@ std::vector<py::array_t<float>> run(Program& program, const std::vector<std::str
   return arrays;
 }
 
-void register_batch(py::module_& m) {
-  using Integers = const py::object&;
-  py::class_<Batch>(m, "Batch")
-      .def(py::init([](Integers ids, Integers cu_seqlens, Integers types, Integers wanted, Integers past,
-                       KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
-                       std::vector<std::vector<int>> source_pages, Integers source_lengths, Integers planned,
-                       const py::list& weights, const py::list& cross_weights) {
-             return Batch{.token_ids = vector_of<int32_t>(ids, "token_ids"),
-                          .type_ids = vector_of<int32_t>(types, "type_ids"),
-                          .cu_seqlens = vector_of<int64_t>(cu_seqlens, "cu_seqlens"),
-                          .past = vector_of<int64_t>(past, "past"),
-                          .planned = vector_of<int64_t>(planned, "planned"),
-                          .wanted = vector_of<int64_t>(wanted, "wanted"),
-                          .cache = cache,
-                          .pages = std::move(pages),
-                          .source = source,
-                          .source_pages = std::move(source_pages),
-                          .source_lengths = vector_of<int64_t>(source_lengths, "source_lengths"),
-                          .weights = arrays_of(weights),
-                          .cross_weights = arrays_of(cross_weights)};
-           }),
-           py::arg("token_ids"), py::arg("cu_seqlens"), py::arg("type_ids"), py::arg("wanted"), py::arg("past"),
-           py::arg("cache").none(true) = py::none(), py::arg("pages") = py::list(),
-           py::arg("source").none(true) = py::none(), py::arg("source_pages") = py::list(),
-           py::arg("source_lengths") = py::list(), py::arg("planned") = py::list(), py::arg("weights") = py::list(),
-           py::arg("cross_weights") = py::list(), py::keep_alive<1, 7>(), py::keep_alive<1, 9>(),
-           py::keep_alive<1, 13>(), py::keep_alive<1, 14>());
-  py::class_<KVCache>(m, "KVCache")
-      .def(py::init([](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type, int64_t max_bytes) {
-             return std::make_unique<KVCache>(layers, kv_heads, head_dim, kv_type_of(type), max_bytes);
-           }),
-           py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"), py::arg("max_bytes"))
-      .def("allocate", &KVCache::allocate)
-      .def("retain", &KVCache::retain, py::arg("page"))
-      .def("release", &KVCache::release, py::arg("page"))
-      .def("references", &KVCache::references, py::arg("page"))
-      .def("copy", &KVCache::copy, py::arg("page"), py::arg("positions"), py::arg("threads"),
-           py::call_guard<py::gil_scoped_release>())
-      .def("trim", &KVCache::trim, py::call_guard<py::gil_scoped_release>())
-      .def(
-          "read",
-          [](const KVCache& cache, int page, int64_t positions) {
-            py::array_t<uint8_t> bytes(cache.page_bytes());
-            uint8_t* data = bytes.mutable_data();
-            const py::gil_scoped_release release;
-            cache.read(page, positions, data);
-            return bytes;
-          },
-          py::arg("page"), py::arg("positions"))
-      .def(
-          "write",
-          [](KVCache& cache, int page, const py::array_t<uint8_t, py::array::c_style>& bytes) {
-            require(bytes.size() == cache.page_bytes(), "KV cache: ", bytes.size(), " bytes for a page of ",
-                    cache.page_bytes());
-            const uint8_t* data = bytes.data();
-            const py::gil_scoped_release release;
-            cache.write(page, data);
-          },
-          py::arg("page"), py::arg("bytes").noconvert())
-      .def_property_readonly("pages_in_use", &KVCache::pages_in_use)
-      .def_property_readonly("max_pages", &KVCache::max_pages)
-      .def_property_readonly("page_nbytes", &KVCache::page_bytes);
-}
-
 }  // namespace
 
 void register_program(py::module_& m) {
-  register_batch(m);
   py::class_<Cancel>(m, "Cancel").def(py::init<>()).def("set", &Cancel::set).def("is_set", &Cancel::is_set);
-  m.def(
-      "page_nbytes",
-      [](int64_t layers, int64_t kv_heads, int64_t head_dim, const std::string& type) {
-        return layers * kv_heads * page_bytes(kv_type_of(type), head_dim);
-      },
-      py::arg("layers"), py::arg("kv_heads"), py::arg("head_dim"), py::arg("type"));
   py::class_<LongRotary>(m, "LongRotary")
       .def(py::init([](int64_t length, std::vector<float> frequencies, float scale, float ntk_factor) {
              require(length > 0 && ntk_factor >= 0, "rotary: negative length or factor");

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypedDict, final, type_check_only
 import numpy as np
 import numpy.typing as npt
 
+from qkv.generation.sequence import CachedSequence
+
 _Float32 = npt.NDArray[np.float32]
 
 # --- instruction sets ---------------------------------------------------------------------------------------
@@ -149,6 +151,24 @@ class Batch:
         planned: tokens that each sequence will have in the end. weights: for each attention step nothing, or for each
         sequence an array [heads, tokens, keys] that its attention weights are written to.
         """
+
+    @staticmethod
+    def of_sequences(
+        cache: KVCache,
+        sequences: list[CachedSequence],
+        counts: Sequence[int],
+        rows: Sequence[int],
+        drafts: list[Sequence[int]] = ...,
+    ) -> Batch:
+        """Of each sequence the `counts` ids that follow those in the cache, and then its drafts; they get pages. Logits
+        are wanted for the last `rows` of these tokens."""
+
+    @property
+    def past(self) -> list[int]:
+        """Of each sequence: positions that are in the cache already."""
+
+    @property
+    def tokens(self) -> int: ...
 
 @final
 class LongRotary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -48,7 +48,7 @@ def _as_ids(sequence: TokenIds, what: str) -> NDArray[np.int32]:
 
 
 def make_batch(
-    sequences: Sequence[NDArray[np.int32] | list[int]],
+    sequences: Sequence[NDArray[np.int32]],
     wanted: Wanted = "none",
     *,
     past: Sequence[int] | None = None,
@@ -92,7 +92,5 @@ def cut(rows: NDArray[np.float32], sequences: Sequence[NDArray[np.int32]], axis:
     return np.split(rows, ends[:-1], axis) if len(sequences) else []
 
 
-def _joined(sequences: Sequence[NDArray[np.int32] | list[int]]) -> NDArray[np.int32] | list[int]:
-    if not len(sequences) or isinstance(sequences[0], list):
-        return [*chain.from_iterable(sequences)]
-    return np.concatenate(sequences)
+def _joined(sequences: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate(sequences) if len(sequences) else np.empty(0, np.int32)

@@ -149,16 +149,14 @@ class Runner:
         encoder = self._encoder_for(sequences)
         return encoder.run(outputs, make_batch(sequences, weights=weights), self.num_threads)
 
-    def run(
-        self, output: str, sequences: Sequence[NDArray[np.int32] | list[int]], **options: Any
-    ) -> NDArray[np.float32]:
+    def run(self, output: str, sequences: Sequence[NDArray[np.int32]], **options: Any) -> NDArray[np.float32]:
         """One output of a run: see `run_all`."""
         return self.run_all([output], sequences, **options)[0]
 
     def run_all(
         self,
         outputs: Sequence[str],
-        sequences: Sequence[NDArray[np.int32] | list[int]],
+        sequences: Sequence[NDArray[np.int32]],
         *,
         wanted: Wanted = "none",
         past: Sequence[int] | None = None,
@@ -169,7 +167,6 @@ class Runner:
         source: Source | None = None,
         weights: Sequence[Sequence[NDArray[np.float32]]] = (),
         cross_weights: Sequence[Sequence[NDArray[np.float32]]] = (),
-        cancel: _ext.Cancel | None = None,
     ) -> list[NDArray[np.float32]]:
         """One run of the program: `sequences` laid end to end, one call into C++.
 
@@ -184,12 +181,9 @@ class Runner:
             source: what the encoder read, for each sequence of a decoder.
             weights: where attention weights are written to: for each attention step an array [heads, tokens, keys] for
                 each sequence, or nothing. cross_weights: the same for steps of cross-attention.
-            cancel: ends the run when another thread sets it. What ends a run early, Ctrl-C too, leaves positions of the
-                cache before `past` as they are.
 
         Raises:
             qkv.Error: a sequence is too long, or arguments do not fit together.
-            qkv.Cancelled: another thread set `cancel`.
         """
         lengths = [len(s) for s in sequences]
         for i, length in enumerate(lengths):
@@ -208,6 +202,18 @@ class Runner:
             weights=weights,
             cross_weights=cross_weights,
         )
+        return self.run_batch(outputs, batch)
+
+    def run_batch(
+        self, outputs: Sequence[str], batch: _ext.Batch, cancel: _ext.Cancel | None = None
+    ) -> list[NDArray[np.float32]]:
+        """`run_all` of what is laid end to end already. What ends a run early, Ctrl-C too, leaves positions of the
+        cache before `past` as they are.
+
+        Raises:
+            qkv.Error: the batch does not fit the program.
+            qkv.Cancelled: another thread set `cancel`.
+        """
         return self.program.run(outputs, batch, self.num_threads, cancel)
 
     def _check_length(self, index: int, tokens: int) -> None:

@@ -81,11 +81,6 @@ class Source:
         texts = (SourcePages(pool, length, room.split(count)) for length, count in zip(lengths, counts, strict=True))
         return Source(pool.cache, tuple(texts))
 
-    @staticmethod
-    def joined(sources: Sequence[Source]) -> Source:
-        """Sequences of one cache together."""
-        return Source(sources[0].cache, tuple(text for source in sources for text in source.texts))
-
     def release(self) -> None:
         """Give the pages back; no run may read them again. Safe to call twice."""
         for text in self.texts:

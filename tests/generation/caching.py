@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import qkv
 from qkv.generation.pool import PagePool
-from qkv.generation.sequence import CachedSequence
+from qkv.generation.sequence import CachedSequence, read
 from qkv.generation.state import State
 
 MB = 1 << 20
@@ -22,18 +22,8 @@ def feed(model: qkv.Model, *sequences: CachedSequence, most: int = 10**6) -> NDA
     while any(len(s.ids) > s.past for s in sequences):
         some = [i for i, s in enumerate(sequences) if len(s.ids) > s.past]
         counts = [min(most, len(sequences[i].ids) - sequences[i].past) for i in some]
-        for i, count in zip(some, counts, strict=True):
-            sequences[i].grow(sequences[i].past + count)
         now = [sequences[i] for i in some]
-        rows[some] = model.run(
-            "logits",
-            [np.array(s.ids[s.past : s.past + n], np.int32) for s, n in zip(now, counts, strict=True)],
-            wanted="last",
-            past=[s.past for s in now],
-            planned=[s.planned for s in now],
-            cache=model.kv_pool.cache,
-            pages=[s.pages for s in now],
-        )
+        (rows[some],) = read(model, now, counts, [1] * len(now))
         for s, n in zip(now, counts, strict=True):
             s.advance(n)
     return rows

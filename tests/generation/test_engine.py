@@ -172,21 +172,21 @@ def test_priority(model: qkv.Model) -> None:
 def test_cancelled_while_a_prompt_is_read(model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is given up when it mostly works for what was cancelled; the other request does not notice."""
     expected = model.generate([7], max_new_tokens=20)
-    begun, run = threading.Event(), model.run_all
+    begun, run = threading.Event(), model.run_batch
     ended: list[str] = []
 
-    def slowly(outputs: Any, sequences: Any, **options: Any) -> Any:
-        if sum(len(s) for s in sequences) < 100:  # a part of the long prompt has at least 128
-            return run(outputs, sequences, **options)
+    def slowly(outputs: Any, batch: Any, cancel: Any) -> Any:
+        if batch.tokens < 100:  # a part of the long prompt has at least 128
+            return run(outputs, batch, cancel)
         begun.set()
         for _ in range(1000):  # as a run of many seconds, which looks at `cancel` now and then
-            if options["cancel"].is_set():
+            if cancel.is_set():
                 ended.append("cancelled")
                 raise qkv.Cancelled("given up")
             threading.Event().wait(0.01)
         raise AssertionError("nobody cancelled")
 
-    monkeypatch.setattr(model, "run_all", slowly)
+    monkeypatch.setattr(model, "run_batch", slowly)
     with qkv.Engine(model) as engine:
         other = engine.submit([7], max_new_tokens=20)
         long = engine.submit(list(range(5, 399)) + list(range(5, 150)), max_new_tokens=20)
@@ -199,20 +199,20 @@ def test_cancelled_while_a_prompt_is_read(model: qkv.Model, pool: Any, monkeypat
 
 def test_what_ended_before_a_run_that_was_given_up_is_reported(model: qkv.Model, pool: Any, monkeypatch: Any) -> None:
     """A request is cancelled, and the next run, which no longer works for it, is cancelled, too."""
-    scheduler, run = Scheduler(model), model.run_all
+    scheduler, run = Scheduler(model), model.run_batch
     one, two = (Request(model, [5 + i], Options.choose(model, {"max_new_tokens": 9}), live=False) for i in range(2))
     scheduler.add(one)
     scheduler.add(two)
     scheduler.step()
     one.cancelled = True
 
-    def given_up(*args: Any, **options: Any) -> Any:
+    def given_up(*args: Any) -> Any:
         raise qkv.Cancelled("given up")
 
-    monkeypatch.setattr(model, "run_all", given_up)
+    monkeypatch.setattr(model, "run_batch", given_up)
     with pytest.raises(qkv.Cancelled):
         scheduler.step()
-    monkeypatch.setattr(model, "run_all", run)
+    monkeypatch.setattr(model, "run_batch", run)
     assert one in scheduler.step()
     while scheduler.busy:
         scheduler.step()

@@ -199,13 +199,13 @@ def test_each_position_on_each_instruction_set(isa: str, vocab: int) -> None:
 
 
 def test_the_error_names_the_step(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = model.run_all
+    run = model.run_batch
 
-    def breaking(*args: Any, **options: Any) -> list[np.ndarray]:
-        (logits,) = run(*args, **options)
-        return [logits if options["past"][0] < 3 else np.full_like(logits, np.nan)]
+    def breaking(outputs: Any, batch: Any, cancel: Any) -> list[np.ndarray]:
+        (logits,) = run(outputs, batch, cancel)
+        return [logits if batch.past[0] < 3 else np.full_like(logits, np.nan)]
 
-    monkeypatch.setattr(model, "run_all", breaking)
+    monkeypatch.setattr(model, "run_batch", breaking)
     with pytest.raises(qkv.Error, match="step 4: the logits are not finite"):
         model.generate([5], max_new_tokens=10)
 

@@ -18,13 +18,13 @@ PREFIX = [int(i) for i in np.random.default_rng(0).integers(5, 399, 200)]
 def tokens_run(model: qkv.Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each run of the model read."""
     counts: list[int] = []
-    run = model.run_all
+    run = model.run_batch
 
-    def counting(outputs: Any, sequences: Any, **options: Any) -> Any:
-        counts.append(sum(len(s) for s in sequences))
-        return run(outputs, sequences, **options)
+    def counting(outputs: Any, batch: Any, *cancel: Any) -> Any:
+        counts.append(batch.tokens)
+        return run(outputs, batch, *cancel)
 
-    monkeypatch.setattr(model, "run_all", counting)
+    monkeypatch.setattr(model, "run_batch", counting)
     return counts
 
 

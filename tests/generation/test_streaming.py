@@ -110,15 +110,15 @@ def test_run_that_raises(
 ) -> None:
     expected = model.generate([[5] * 60, [5]], max_new_tokens=100)
     pool.clear()
-    run = model.run_all
+    run = model.run_batch
 
-    def raising(*args: Any, **options: Any) -> Any:
-        if max(options["past"]) > 70:
+    def raising(outputs: Any, batch: Any, cancel: Any) -> Any:
+        if max(batch.past) > 70:
             assert pool.pages_in_use >= 2 + 1
             raise error
-        return run(*args, **options)
+        return run(outputs, batch, cancel)
 
-    monkeypatch.setattr(model, "run_all", raising)
+    monkeypatch.setattr(model, "run_batch", raising)
     with pytest.raises(error):
         model.generate([[5] * 60, [5]], max_new_tokens=100)
     assert pool.reserved == 0
@@ -128,15 +128,15 @@ def test_run_that_raises(
 
 def test_a_finished_sequence_gives_room_at_once(model: qkv.Model, pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reserved: list[int] = []
-    run = model.run_all
+    run = model.run_batch
 
-    def noting(*args: Any, **options: Any) -> Any:
+    def noting(*args: Any) -> Any:
         reserved.append(pool.reserved)
-        return run(*args, **options)
+        return run(*args)
 
     others = model.generate([9], max_new_tokens=20).token_ids
     token = next(t for t in model.generate([5], max_new_tokens=20).token_ids[:-1] if t not in others)
-    monkeypatch.setattr(model, "run_all", noting)
+    monkeypatch.setattr(model, "run_batch", noting)
     model.generate([[5], [9]], max_new_tokens=20, eos_token_id=token)
     assert reserved[0] == 2 * reserved[-1]
 

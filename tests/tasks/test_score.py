@@ -175,13 +175,13 @@ def test_a_context_is_read_once(decoder: Any, monkeypatch: Any) -> None:
         alone += model.score([pair])
     model.kv_pool.clear()
     read: list[int] = []
-    run = model.run_all
+    run = model.run_batch
 
-    def counting(outputs: Any, sequences: Any, **options: Any) -> Any:
-        read.append(sum(map(len, sequences)))
-        return run(outputs, sequences, **options)
+    def counting(outputs: Any, batch: Any, *cancel: Any) -> Any:
+        read.append(batch.tokens)
+        return run(outputs, batch, *cancel)
 
-    monkeypatch.setattr(model, "run_all", counting)
+    monkeypatch.setattr(model, "run_batch", counting)
     assert model.score(pairs) == alone
     assert sum(read) < 570 + 3 * 70
     assert model.kv_pool.reserved == 0

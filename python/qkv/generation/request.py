@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ class Request:
         start: token ids that the decoder starts from: the prompt, or behind an encoder its start token and the prefix.
         planned: tokens that the decoder will have read and written in the end, at most.
         kind, search: the way from logits to tokens; there is no search until there is room for the request to run.
+        live: whether someone reads along, or there are stop strings to look for.
+        deadline: when it has to end, as `time.perf_counter` counts.
         prefilling: whether its first new token is still to come.
         results: the continuations, best first, once it is finished.
         error: what went wrong with this request alone; there are no results then.
@@ -67,9 +70,10 @@ class Request:
         self.error: Exception | None = None
         self.cancelled = False
         self.arrived = time.perf_counter()
+        self.deadline = math.inf if options.max_time is None else self.arrived + options.max_time
         self.prefilling = True
         self._model = model
-        self._live = live or bool(options.stop_strings)
+        self.live = live or bool(options.stop_strings)
         self._stream = stream
         self._reservation: Reservation | None = None
         self._source: Source | None = None
@@ -85,11 +89,6 @@ class Request:
     @property
     def finished(self) -> bool:
         return bool(self.results) or self.error is not None
-
-    @property
-    def overdue(self) -> bool:
-        limit = self.options.max_time
-        return limit is not None and time.perf_counter() - self.arrived > limit
 
     @property
     def pages(self) -> int:
@@ -133,7 +132,7 @@ class Request:
             start=len(self.start),
             stream=self._stream,
             text=text,
-            live=self._live,
+            live=self.live,
             threads=model.num_threads,
         )
         self.search = self.kind(sequence, task)

@@ -6,7 +6,6 @@ import bisect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,7 +87,7 @@ class Scheduler:
         bisect.insort(self._waiting, request, key=lambda r: r.order)
 
     def step(self) -> list[Request]:
-        """One run; returns the requests that have new tokens or are finished.
+        """One run; returns the requests that are finished, or have new tokens and someone who reads along.
 
         Raises:
             qkv.Error: no request can run, because others hold all pages and do nothing.
@@ -101,22 +100,32 @@ class Scheduler:
         if shares:
             self._set_to_work([(share.request, share.tokens) for share in shares])
             logits, hidden = run(self._model, shares, self._cancel)
-            moved = self._advance(shares, logits, hidden)
+            self._advance(shares, logits, hidden)
             for pool in self._pools:
                 pool.note_run()
-            seconds = time.perf_counter() - started
-            for share in shares:
-                share.request.took(seconds)
-            for request in moved:
-                request.prefilling = False
-                if request.search and request.search.finished and not request.finished:
-                    request.finish()
-            self._running = [r for r in self._running if not r.finished]
-            self._done += moved
+            self._note(shares, time.perf_counter() - started)
         elif self._lacking and not self._done:
             self._lacking[0].wait_for_room(self._lacking[1], _PATIENCE)
         done, self._done = self._done, []
         return done
+
+    def _note(self, shares: Sequence[Share], seconds: float) -> None:
+        """After a run: who has got how far."""
+        ended = False
+        for share in shares:
+            request = share.request
+            request.took(seconds)
+            if not share.rows:
+                continue
+            request.prefilling = False
+            if request.search and request.search.finished and not request.finished:
+                request.finish()
+            if request.finished:
+                ended = True
+            if request.live or request.finished:
+                self._done.append(request)
+        if ended:
+            self._running = [r for r in self._running if not r.finished]
 
     def fail(self, error: Exception) -> list[Request]:
         """End all requests with this error; returns them."""
@@ -147,7 +156,8 @@ class Scheduler:
 
     def _end_early(self) -> None:
         """Requests that were cancelled or whose time is over."""
-        ended = [r for r in (*self._running, *self._waiting) if r.cancelled or r.overdue]
+        now = time.perf_counter()
+        ended = [r for r in (*self._running, *self._waiting) if r.cancelled or now > r.deadline]
         for request in ended:
             request.finish("cancelled" if request.cancelled else "time")
             self._hidden.pop(request, None)
@@ -232,9 +242,15 @@ class Scheduler:
 
     def _plan(self) -> list[Share]:
         """The next run. Requests of one kind of search lie together."""
-        decoding = [r for r in self._running if not r.prefilling]
-        shares = [Share.whole(r) for r in decoding]
-        room = PREFILL_TOKENS_BESIDE_DECODING if decoding else PREFILL_TOKENS
+        shares = [Share.whole(r) for r in self._running if not r.prefilling]
+        if len(shares) < len(self._running):
+            self._plan_prompts(shares, PREFILL_TOKENS_BESIDE_DECODING if shares else PREFILL_TOKENS)
+        if any(share.request.kind is not shares[0].request.kind for share in shares):
+            shares.sort(key=lambda share: share.request.kind.__name__)
+        return shares
+
+    def _plan_prompts(self, shares: list[Share], room: int) -> None:
+        """Add parts of prompts, at most `room` tokens of them."""
         beginnings: set[tuple[int, ...]] = set()  # the first pages of prompts that are being read
         for request in self._running:
             if not request.prefilling or room == 0:
@@ -247,40 +263,32 @@ class Scheduler:
             share = Share.of_prompt(request, room)
             room -= share.tokens
             shares.append(share)
-        return sorted(shares, key=lambda share: _kind(share).__name__)
 
     def _advance(
         self, shares: Sequence[Share], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
-    ) -> list[Request]:
-        """Hand what the run made to the searches; returns the requests whose searches went on."""
-        token = 0
+    ) -> None:
+        """Hand what the run made to the searches, those of one kind together."""
+        token = row = 0
+        kinds: dict[type[Search], tuple[list[Request], int]] = {}  # and the first of their rows
         for share in shares:
+            request = share.request
             for feed, count in zip(share.feeds, share.counts, strict=True):
                 feed.sequence.advance(count)
             if hidden is not None:
-                if share.request.kind.wants_hidden:
-                    self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
+                if request.kind.wants_hidden:
+                    self._hidden.setdefault(request, []).append(hidden[token : token + share.tokens])
                 token += share.tokens
-        row = 0
-        moved: list[Request] = []
-        for kind, group in groupby((s for s in shares if s.complete), key=_kind):
-            some = list(group)
-            rows = sum([share.rows for share in some])
-            requests = [share.request for share in some]
-            searches = [request.search for request in requests]
-            states = [self._hidden_of(r) for r in requests] if kind.wants_hidden else [None] * len(requests)
-            errors = kind.advance_all(searches, logits[row : row + rows], states)
+            if share.rows:
+                kinds.setdefault(request.kind, ([], row))[0].append(request)
+                row += share.rows
+        ends = [*(first for _, first in kinds.values()), row][1:]
+        for (kind, (requests, first)), end in zip(kinds.items(), ends, strict=True):
+            states = [self._hidden_of(r) if kind.wants_hidden else None for r in requests]
+            errors = kind.advance_all([r.search for r in requests], logits[first:end], states)
             for request, error in zip(requests, errors, strict=True):
                 if error is not None:
                     request.fail(error)
-            row += rows
-            moved += requests
-        return moved
 
     def _hidden_of(self, request: Request) -> NDArray[np.float32] | None:
         pieces = self._hidden.pop(request, None)
         return np.concatenate(pieces) if pieces else None
-
-
-def _kind(share: Share) -> type[Search]:
-    return share.request.kind

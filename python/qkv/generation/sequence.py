@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qkv import _ext
 from qkv.generation.pool import PagePool, pages_for
 from qkv.generation.prefixes import NO_PAGE, Place
 
 if TYPE_CHECKING:
+    from qkv.model import Model
     from qkv.source import Source
+
+_PAGE = _ext.page_tokens
 
 
 class CachedSequence:
@@ -26,6 +32,20 @@ class CachedSequence:
         planned: tokens that it will have at most in the end; rotary angles may depend on it.
         source: what an encoder read for it. The keys and values depend on that, too, so its pages are for it alone.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_class",
+        "_forked",
+        "_place",
+        "_pool",
+        "ids",
+        "pages",
+        "past",
+        "planned",
+        "shared",
+        "source",
+    )  # fmt: skip
 
     def __init__(self, pool: PagePool, ids: Sequence[int], planned: int, source: Source | None = None) -> None:
         self._pool = pool
@@ -62,21 +82,21 @@ class CachedSequence:
         Raises:
             qkv.Error: every page of the pool is in use.
         """
-        first = self.past // _ext.page_tokens
+        first = self.past // _PAGE
         for i in range(first, len(self.pages)):
-            self.pages[i] = self._pool.own(self.pages[i], max(0, self.past - i * _ext.page_tokens))
+            self.pages[i] = self._pool.own(self.pages[i], max(0, self.past - i * _PAGE))
         while len(self.pages) < pages_for(positions):
             self.pages.append(self._pool.allocate())
 
     def advance(self, tokens: int) -> None:
         """After a run: so many more of `ids` are in the cache."""
         before, self.past = self.past, self.past + tokens
-        assert self.past <= len(self.ids)
-        whole = self.past // _ext.page_tokens
-        if whole == before // _ext.page_tokens:
+        whole = self.past // _PAGE
+        if whole == before // _PAGE:
             return
+        assert self.past <= len(self.ids)
         if self.shared:
-            self._pool.keep(self.ids, whole * _ext.page_tokens, self._class, self.pages, self._place)
+            self._pool.keep(self.ids, whole * _PAGE, self._class, self.pages, self._place)
         self._free_unseen()
 
     def _free_unseen(self) -> None:
@@ -84,7 +104,7 @@ class CachedSequence:
         reach = self._pool.reach
         if reach is None:
             return
-        for i in range(max(0, self.past - reach) // _ext.page_tokens):
+        for i in range(max(0, self.past - reach) // _PAGE):
             page, self.pages[i] = self.pages[i], NO_PAGE
             self._pool.release([page])
 
@@ -102,3 +122,29 @@ class CachedSequence:
             self._pool.keep(self.ids, self.past, self._class, self.pages, Place())
         self.past = 0
         self._pool.release(self.pages)
+
+
+def read(
+    model: Model,
+    sequences: list[CachedSequence],
+    counts: Sequence[int],
+    rows: Sequence[int],
+    drafts: list[Sequence[int]] | None = None,
+    outputs: Sequence[str] = ("logits",),
+    cancel: _ext.Cancel | None = None,
+) -> list[NDArray[np.float32]]:
+    """One run for parts of some sequences, which get the pages that they need. What was read is in the cache, but the
+    sequences do not know yet: see `CachedSequence.advance`.
+
+    Args:
+        counts: how many ids of each sequence are read, from `past` on.
+        rows: for how many of the last tokens of each the logits are wanted.
+        drafts: tokens that each reads behind its own, on trial.
+        outputs: of the program; an array for each.
+
+    Raises:
+        qkv.Error: every page of the pool is in use.
+        qkv.Cancelled: another thread set `cancel`.
+    """
+    batch = _ext.Batch.of_sequences(model.kv_pool.cache, sequences, counts, rows, drafts or [])
+    return model.run_batch(outputs, batch, cancel)

@@ -15,7 +15,7 @@ from qkv import _ext
 from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
 from qkv.generation.pool import pages_for
-from qkv.generation.sequence import CachedSequence
+from qkv.generation.sequence import CachedSequence, read
 from qkv.source import SOURCE_TOKENS, Source
 from qkv.tasks.score_texts import Item, mask_token, masked_item
 
@@ -177,35 +177,19 @@ def _groups(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
 def _run(model: Model, readings: Sequence[_Reading], tally: _Tally) -> None:
     """The next tokens of some texts, at most PREFILL_TOKENS."""
     room = PREFILL_TOKENS
-    ids: list[list[int]] = []
-    wanted: list[int] = []  # rows of logits
-    rows: list[int] = []  # of each text, how many of these
+    counts: list[int] = []  # tokens of each text
+    rows: list[int] = []  # of each text, of how many of these the logits are wanted
     for reading in readings:
-        sequence = reading.sequence
-        some = sequence.ids[sequence.past : sequence.past + room]
-        sequence.grow(sequence.past + len(some))
-        begin = PREFILL_TOKENS - room
-        room -= len(some)
-        rows.append(len(some) - min(len(some), max(0, reading.item.start - 1 - sequence.past)))
-        wanted += range(begin + len(some) - rows[-1], begin + len(some))
-        ids.append(some)
-    sequences = [reading.sequence for reading in readings]
-    sources = [sequence.source for sequence in sequences if sequence.source]
-    logits = model.run(
-        "logits",
-        ids,
-        wanted=wanted,
-        past=[sequence.past for sequence in sequences],
-        planned=[sequence.planned for sequence in sequences],
-        cache=model.kv_pool.cache,
-        pages=[sequence.pages for sequence in sequences],
-        source=Source.joined(sources) if sources else None,
-    )
+        count = min(reading.left, room)
+        room -= count
+        counts.append(count)
+        rows.append(count - min(count, max(0, reading.item.start - 1 - reading.sequence.past)))
+    (logits,) = read(model, [reading.sequence for reading in readings], counts, rows)
     model.kv_pool.note_run()
     row = 0
-    for reading, some, count in zip(readings, ids, rows, strict=True):
+    for reading, tokens, count in zip(readings, counts, rows, strict=True):
         item, sequence = reading.item, reading.sequence
-        sequence.advance(len(some))
+        sequence.advance(tokens)
         first = sequence.past - count + 1  # a row is of the token behind it
         if count:
             own = item.ids[first : first + count]

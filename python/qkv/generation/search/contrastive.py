@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -102,7 +103,7 @@ class ContrastiveSearch(Search):
         token = self._line.sequence.ids.pop()  # a trial until here
         if self._task.options.logprobs is not None:
             self._line.note_logprobs(self._behind[0], token)
-        self._line.accept(token)
+        self._line.accept(token, time.perf_counter())
         return chosen
 
     def _propose(self, logits: NDArray[np.float32]) -> None:

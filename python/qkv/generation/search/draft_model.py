@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qkv.batches import PREFILL_TOKENS
 from qkv.generation.pool import pages_for
 from qkv.generation.sampling import choose_one
-from qkv.generation.sequence import CachedSequence
+from qkv.generation.sequence import CachedSequence, read
 
 if TYPE_CHECKING:
     from qkv import _ext
@@ -69,21 +70,12 @@ class DraftModel:
             self._reservation.release()
             self._reservation = None
 
-    def _logits(self) -> np.ndarray:
+    def _logits(self) -> NDArray[np.float32]:
         """Behind the last token."""
         sequence = self._sequence
         while True:
             count = min(len(sequence.ids) - sequence.past, PREFILL_TOKENS)
-            sequence.grow(sequence.past + count)
-            rows: np.ndarray = self._model.run(
-                "logits",
-                [np.array(sequence.ids[sequence.past : sequence.past + count], np.int32)],
-                wanted="last",
-                past=[sequence.past],
-                planned=[self._planned],
-                cache=self._model.kv_pool.cache,
-                pages=[sequence.pages],
-            )
+            (rows,) = read(self._model, [sequence], [count], [1])
             sequence.advance(count)
             if sequence.past == len(sequence.ids):
                 return rows[0]  # type: ignore[no-any-return]

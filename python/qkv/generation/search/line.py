@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +32,8 @@ class Line:
         self.finish_reason: FinishReason | None = None
         self.events: list[tuple[int, str]] = []
         self._task = task
+        self._end_tokens = frozenset(task.options.eos_token_id)
+        self._longest = task.start + task.limit
         self._text = task.text()
         self._times: list[float] = []
         self._logprobs: list[TokenLogprobs] = []
@@ -42,23 +43,30 @@ class Line:
         """How many new tokens there are."""
         return len(self.sequence.ids) - self._task.start
 
-    def accept(self, token: int) -> None:
-        """Take the next token, and see whether it is the last."""
-        task = self._task
-        self.sequence.ids.append(token)
-        self._times.append(time.perf_counter())
-        ended = token in task.options.eos_token_id
-        piece = self._text.push(token) if task.live and self._text and not ended else ""
-        if ended or self._stopped:
+    def accept(self, token: int, now: float) -> None:
+        """Take the next token, which came `now`, and see whether it is the last."""
+        ids = self.sequence.ids
+        ids.append(token)
+        self._times.append(now)
+        if token in self._end_tokens:
             self.finish_reason = "stop"
-        elif self.step == task.limit:
+        elif len(ids) == self._longest:
             self.finish_reason = "length"
-        if self.finish_reason:
-            piece += self._finish_text() if task.live else ""
-            if not task.options.keep_state:
-                self.sequence.release()
-        if task.live:
-            self.events.append((token, piece))
+        if self._task.live:
+            self._read_along(token)
+        if self.finish_reason and not self._task.options.keep_state:
+            self.sequence.release()
+
+    def _read_along(self, token: int) -> None:
+        """Look for stop strings, and keep the text that became certain."""
+        piece = ""
+        if self._text:
+            piece = self._text.push(token) if token not in self._end_tokens else ""
+            if self._text.stopped:
+                self.finish_reason = "stop"
+            if self.finish_reason:
+                piece += self._finish_text()
+        self.events.append((token, piece))
 
     def take_events(self) -> list[tuple[int, str]]:
         """See `Search.take_events`."""
@@ -76,7 +84,7 @@ class Line:
         ids = self.sequence.ids[self._task.start :]
         if not self._task.live and self._text:
             self._text.read([token for token in ids if token not in self._task.options.eos_token_id])
-        elif self.finish_reason is None:
+        elif self.finish_reason is None and self._text:
             self._finish_text()
         return Found(
             ids=ids,
@@ -88,13 +96,10 @@ class Line:
             sequence=self.sequence,
         )
 
-    @property
-    def _stopped(self) -> bool:
-        return self._text is not None and self._text.stopped
-
     def _finish_text(self) -> str:
         """What was held back; it may turn out to hold a stop string, too."""
-        piece = self._text.finish() if self._text else ""
-        if self._stopped:
+        assert self._text
+        piece = self._text.finish()
+        if self._text.stopped:
             self.finish_reason = "stop"
         return piece

@@ -7,6 +7,7 @@ accept sampled guesses more often, but by other draws than the model alone would
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -98,6 +99,7 @@ class SpeculativeSearch(Search):
         line, task = self._line, self._task
         accepted = 0
         first = line.step
+        now = time.perf_counter()
         tokens = None if task.rules.active else self._choose(logits, first)
         for i, row in enumerate(logits):
             raw = row
@@ -110,7 +112,7 @@ class SpeculativeSearch(Search):
             if task.options.logprobs is not None:
                 line.note_logprobs(raw, token)
             guessed = i < len(self._drafts) and token == self._drafts[i]
-            line.accept(token)
+            line.accept(token, now)
             accepted += guessed
             if not guessed or line.finish_reason:
                 break

@@ -3,6 +3,7 @@ continued."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,25 @@ class TokenSearch(JointSearch):
     """Independent lines of one prompt; all of them begin with the logits behind its last token."""
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
+        options = task.options
         self._task = task
         self._lines = [Line(sequence, task)]
-        self._running = [*self._lines]
-        self._filters = task.options.sampling.filters() if task.options.sampling else None
+        self._filters = options.sampling.filters() if options.sampling else None
+        self._noting = options.logprobs is not None
+        self._ranking = options.return_alternatives
+        self._go_on(self._lines)
 
     @staticmethod
     def lanes(options: Options) -> int:
         return options.num_return_sequences
 
     def feeds(self) -> list[Feed]:
-        return [Feed(line.sequence) for line in self._running]
+        return self._feeds
+
+    def _go_on(self, lines: Sequence[Line]) -> None:
+        """With these, which have not ended."""
+        self._running = list(lines)
+        self._feeds = [Feed(line.sequence) for line in lines]
 
     @property
     def finished(self) -> bool:
@@ -55,15 +64,23 @@ class TokenSearch(JointSearch):
     def advance_all(
         cls, searches: Sequence[Any], logits: NDArray[np.float32], hidden: Sequence[Any]
     ) -> list[Exception | None]:
-        logits = _branch_all(searches, logits)
-        threads = searches[0]._task.threads
+        for search in searches:
+            if search._unbranched:
+                logits = _branched(searches, logits)
+                break
         owners = [search for search in searches for _ in search._running]
         lines = [line for search in searches for line in search._running]
-        raw = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
+        task = owners[0]._task
+        raw = logits
+        for search in owners:
+            if search._noting:
+                raw = logits.copy()
+                break
         rules = [search._task.rules for search in owners]
-        errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, threads)
-        draws = [_draw(search, line) for search, line in zip(owners, lines, strict=True)]
-        tokens = _ext.choose([search._filters for search in owners], logits, draws, threads)
+        errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, task.threads)
+        draws = [_draw(search, line) if search._filters else 0.0 for search, line in zip(owners, lines, strict=True)]
+        tokens = _ext.choose([search._filters for search in owners], logits, draws, task.threads)
+        now = time.perf_counter()
         failed: dict[TokenSearch, Exception] = {}
         for i, (search, line, token) in enumerate(zip(owners, lines, tokens, strict=True)):
             error = errors[i]
@@ -72,34 +89,38 @@ class TokenSearch(JointSearch):
             if error is not None:
                 failed[search] = error
                 continue
-            if search._task.options.return_alternatives and line.step == 0:
+            if search._ranking and line.step == 0:
                 token = _ranked(logits[i], search._lines.index(line))
-            if search._task.options.logprobs is not None:
+            if search._noting:
                 line.note_logprobs(raw[i], token)
-            line.accept(token)
+            line.accept(token, now)
             if line.finish_reason:
-                search._running.remove(line)
+                search._go_on([other for other in search._running if other is not line])
         return [failed.get(search) for search in searches]
 
+    @property
+    def _unbranched(self) -> bool:
+        """Whether the prompt has been read, and it has to become as many lines as are wanted."""
+        return len(self._lines) < self._task.options.num_return_sequences
 
-def _branch_all(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """After its prompt, the line of a search becomes as many as are wanted; returns a row of logits for each line."""
+
+def _branched(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Start the lines that are still missing; returns a row of logits for each line."""
     copies = []
     for search in searches:
-        wanted = search._task.options.num_return_sequences
-        if len(search._lines) < wanted:
-            first = search._lines[0].sequence
-            search._lines += [Line(first.fork(), search._task, number) for number in range(1, wanted)]
-            search._running = [*search._lines]
-            copies.append(wanted)
-        else:
+        if not search._unbranched:
             copies += [1] * len(search._running)
-    return logits if max(copies) == 1 else np.repeat(logits, copies, axis=0)
+            continue
+        first, wanted = search._lines[0].sequence, search._task.options.num_return_sequences
+        search._lines += [Line(first.fork(), search._task, number) for number in range(1, wanted)]
+        search._go_on(search._lines)
+        copies.append(wanted)
+    return np.repeat(logits, copies, axis=0)
 
 
 def _draw(search: TokenSearch, line: Line) -> float:
-    """Uniform in [0, 1); greedy choice needs none."""
-    return _ext.uniform(search._task.options.seed, line.stream, line.step) if search._filters else 0.0
+    """Uniform in [0, 1)."""
+    return _ext.uniform(search._task.options.seed, line.stream, line.step)
 
 
 def _ranked(logits: NDArray[np.float32], rank: int) -> int:
