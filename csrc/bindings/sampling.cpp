@@ -13,7 +13,9 @@ namespace {
 py::tuple candidates(const SamplingFilters& filters, const FloatArray& logits) {
   require(logits.ndim() == 1, "logits must have one dimension, not ", logits.ndim());
   SamplingWorkspace workspace;
-  require(filter(chosen_kernels(), filters, logits.data(), logits.size(), workspace),
+  const Kernels& kernels = chosen_kernels();
+  const RowMaxima maxima(kernels, logits.data(), 1, logits.size(), 1);
+  require(filter(kernels, filters, logits.data(), logits.size(), maxima[0], workspace),
           "candidates: the logits are not finite");
   const auto count = static_cast<py::ssize_t>(workspace.candidates.size());
   py::array_t<int64_t> ids(count);
@@ -36,12 +38,17 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
   const int64_t n = logits.shape(1);
   const float* x = logits.data();
   const py::gil_scoped_release release;
-  const double work = 20 * static_cast<double>(logits.size());
-  parallel_for(static_cast<int64_t>(tokens.size()), threads_for(work, threads), [&](int64_t row, int) {
-    thread_local SamplingWorkspace workspace;
-    const auto i = static_cast<size_t>(row);
-    tokens[i] = filters[i] ? sample(chosen_kernels(), *filters[i], x + row * n, n, draws[i], workspace)
-                           : likeliest(chosen_kernels(), x + row * n, n, workspace);
+  const Kernels& kernels = chosen_kernels();
+  const auto rows = static_cast<int64_t>(tokens.size());
+  const double work = 20 * static_cast<double>(rows * n);
+  with_team(threads_for(work, threads), [&] {
+    const RowMaxima maxima(kernels, x, rows, n, threads_for(work, threads));
+    parallel_for(rows, threads_for(work, threads), [&](int64_t row, int) {
+      thread_local SamplingWorkspace workspace;
+      const auto i = static_cast<size_t>(row);
+      tokens[i] = filters[i] ? sample(kernels, *filters[i], x + row * n, n, maxima[row], draws[i], workspace)
+                             : likeliest(x + row * n, maxima[row]);
+    });
   });
   return tokens;
 }

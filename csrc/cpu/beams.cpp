@@ -12,19 +12,16 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-struct Workspace {
-  std::vector<float> block_most, scratch;
-};
-
 // The `most` best continuations of a beam are among `found`; a single one of infinite score where a score is NaN.
-void find_best(const Kernels& kernels, const float* scores, int64_t vocab, float running, int64_t beam, int64_t most,
-               Workspace& w, std::vector<Continuation>& found) {
-  if (!(take_maxima(kernels, scores, vocab, w.block_most) < kInfinity)) {
+void find_best(const float* scores, int64_t vocab, const Maxima& maxima, float running, int64_t beam, int64_t most,
+               std::vector<Continuation>& found) {
+  thread_local std::vector<float> scratch;
+  if (!(maxima.largest < kInfinity)) {
     found.push_back({kInfinity, beam, 0});
     return;
   }
-  const float bound = bound_of_largest(w.block_most, static_cast<size_t>(most), w.scratch);
-  for_each_from(bound, scores, vocab, w.block_most, [&](int64_t token) {
+  const float bound = bound_of_largest(maxima, static_cast<size_t>(most), scratch);
+  for_each_from(bound, scores, vocab, maxima, [&](int64_t token) {
     if (scores[token] > -kInfinity) found.push_back({scores[token] + running, beam, token});
   });
 }
@@ -42,12 +39,15 @@ std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels
   for (const BeamGroup& group : groups)
     for (int64_t beam = 0; beam < group.rows; ++beam) beams.emplace_back(beam, group.most);
   std::vector<std::vector<Continuation>> rows(running.size());
-  const double work = 20 * static_cast<double>(vocab) * static_cast<double>(rows.size());
-  parallel_for(static_cast<int64_t>(rows.size()), threads_for(work, threads), [&](int64_t row, int) {
-    thread_local Workspace workspace;
-    const auto i = static_cast<size_t>(row);
-    const auto [beam, most] = beams[i];
-    find_best(kernels, scores + row * vocab, vocab, running[i], beam, most, workspace, rows[i]);
+  const auto count = static_cast<int64_t>(rows.size());
+  threads = threads_for(20 * static_cast<double>(vocab * count), threads);
+  with_team(threads, [&] {
+    const RowMaxima maxima(kernels, scores, count, vocab, threads);
+    parallel_for(count, threads, [&](int64_t row, int) {
+      const auto i = static_cast<size_t>(row);
+      const auto [beam, most] = beams[i];
+      find_best(scores + row * vocab, vocab, maxima[row], running[i], beam, most, rows[i]);
+    });
   });
 
   std::vector<std::vector<Continuation>> best(groups.size());
@@ -55,10 +55,10 @@ std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels
   for (size_t g = 0; g < groups.size(); ++g) {
     std::vector<Continuation>& all = best[g];
     for (const auto end = row + groups[g].rows; row != end; ++row) all.insert(all.end(), row->begin(), row->end());
-    const auto count = std::min(all.size(), static_cast<size_t>(groups[g].most));
-    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(), is_better);
-    all.resize(count);
-    if (count > 0 && all.front().score == kInfinity) all.clear();
+    const auto wanted = std::min(all.size(), static_cast<size_t>(groups[g].most));
+    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(wanted), all.end(), is_better);
+    all.resize(wanted);
+    if (wanted > 0 && all.front().score == kInfinity) all.clear();
   }
   return best;
 }

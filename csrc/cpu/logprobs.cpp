@@ -12,64 +12,78 @@
 namespace qkv {
 namespace {
 
-constexpr double kWork = 40;  // per logit, for threads_for
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-struct Workspace {
-  std::vector<float> block_most, scratch;
-  std::vector<int64_t> ids;
-};
-
-double log_sum_exp(const Kernels& kernels, const float* x, int64_t n, Workspace& w) {
-  const float most = take_maxima(kernels, x, n, w.block_most);
-  if (!std::isfinite(most)) return std::numeric_limits<double>::quiet_NaN();
-  return most + std::log(kernels.exp_sum(x, most, n));
-}
-
-// The `top` largest of x, which holds no NaN, into w.ids.
-void find_top(const float* x, int64_t n, int64_t top, Workspace& w) {
-  const float bound = bound_of_largest(w.block_most, static_cast<size_t>(top), w.scratch);
-  w.ids.clear();
-  for_each_from(bound, x, n, w.block_most, [&](int64_t i) { w.ids.push_back(i); });
-  std::partial_sort(w.ids.begin(), w.ids.begin() + top, w.ids.end(),
-                    [x](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
-}
-
-template <class Body>
-void for_rows(int64_t rows, int64_t n, int threads, const Body& body) {
-  const double work = kWork * static_cast<double>(rows) * static_cast<double>(n);
-  parallel_for(rows, threads_for(work, threads), [&](int64_t row, int) {
-    thread_local Workspace workspace;
-    body(row, workspace);
+// log(sum of e^x) of each row. The sum is one of parts, so that it does not depend on who adds up what.
+std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t rows, int64_t n,
+                                 const RowMaxima& maxima, int threads) {
+  const int64_t parts = parts_of(n);
+  std::vector<double> sums(static_cast<size_t>(rows * parts)), norms;
+  for_parts(rows, n, threads, [&](int64_t row, int64_t part, int64_t first, int64_t count) {
+    const float most = maxima[row].largest;
+    if (std::isfinite(most))
+      sums[static_cast<size_t>(row * parts + part)] = kernels.exp_sum(x + row * n + first, most, count);
   });
+  for (int64_t row = 0; row < rows; ++row) {
+    const float most = maxima[row].largest;
+    const auto first = sums.begin() + row * parts;
+    norms.push_back(std::isfinite(most) ? most + std::log(std::accumulate(first, first + parts, 0.0)) : kNaN);
+  }
+  return norms;
+}
+
+// The `top` largest of x, which holds no NaN.
+std::vector<int64_t> find_top(const float* x, int64_t n, const Maxima& maxima, int64_t top) {
+  std::vector<float> scratch;
+  std::vector<int64_t> ids;
+  const float bound = bound_of_largest(maxima, static_cast<size_t>(top), scratch);
+  for_each_from(bound, x, n, maxima, [&](int64_t i) { ids.push_back(i); });
+  std::partial_sort(ids.begin(), ids.begin() + top, ids.end(),
+                    [x](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
+  return ids;
+}
+
+int threads_of(int64_t rows, int64_t n, int threads) {
+  constexpr double kWork = 40;  // per logit, for threads_for
+  return threads_for(kWork * static_cast<double>(rows * n), threads);
 }
 
 }  // namespace
 
-void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, int threads) {
-  for_rows(rows, n, threads, [&](int64_t row, Workspace& w) {
-    const double norm = log_sum_exp(kernels, x + row * n, n, w);
-    const auto high = static_cast<float>(norm);
-    kernels.subtract(x + row * n, high, static_cast<float>(norm - high), x + row * n, n);
+void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, int most_threads) {
+  const int threads = threads_of(rows, n, most_threads);
+  with_team(threads, [&] {
+    const RowMaxima maxima(kernels, x, rows, n, threads);
+    const std::vector<double> norms = log_sum_exps(kernels, x, rows, n, maxima, threads);
+    for_parts(rows, n, threads, [&](int64_t row, int64_t, int64_t first, int64_t count) {
+      const double norm = norms[static_cast<size_t>(row)];
+      const auto high = static_cast<float>(norm);
+      float* own = x + row * n + first;
+      kernels.subtract(own, high, static_cast<float>(norm - high), own, count);
+    });
   });
 }
 
-void logprobs(const Kernels& kernels, const float* x, int64_t rows, int64_t n, const Logprobs& wanted, int threads) {
-  for_rows(rows, n, threads, [&](int64_t row, Workspace& w) {
-    const float* logits = x + row * n;
-    const double norm = log_sum_exp(kernels, logits, n, w);
-    wanted.of_tokens[row] = logits[wanted.tokens[row]] - norm;
-    if (wanted.top == 0) return;
-    if (std::isnan(norm)) {
-      w.ids.resize(static_cast<size_t>(wanted.top));
-      std::iota(w.ids.begin(), w.ids.end(), 0);
-    } else {
-      find_top(logits, n, wanted.top, w);
-    }
-    for (int64_t i = 0; i < wanted.top; ++i) {
-      const int64_t id = w.ids[static_cast<size_t>(i)];
-      wanted.top_ids[row * wanted.top + i] = id;
-      wanted.of_top[row * wanted.top + i] = logits[id] - norm;
-    }
+void logprobs(const Kernels& kernels, const float* x, int64_t rows, int64_t n, const Logprobs& wanted,
+              int most_threads) {
+  const int threads = threads_of(rows, n, most_threads);
+  with_team(threads, [&] {
+    const RowMaxima maxima(kernels, x, rows, n, threads);
+    const std::vector<double> norms = log_sum_exps(kernels, x, rows, n, maxima, threads);
+    parallel_for(rows, threads, [&](int64_t row, int) {
+      const float* logits = x + row * n;
+      const double norm = norms[static_cast<size_t>(row)];
+      wanted.of_tokens[row] = logits[wanted.tokens[row]] - norm;
+      if (wanted.top == 0) return;
+      std::vector<int64_t> ids(static_cast<size_t>(wanted.top));
+      if (std::isnan(norm)) std::iota(ids.begin(), ids.end(), 0);
+      else ids = find_top(logits, n, maxima[row], wanted.top);
+      for (int64_t i = 0; i < wanted.top; ++i) {
+        const int64_t id = ids[static_cast<size_t>(i)];
+        wanted.top_ids[row * wanted.top + i] = id;
+        wanted.of_top[row * wanted.top + i] = logits[id] - norm;
+      }
+    });
   });
 }
 

@@ -7,13 +7,13 @@
 #include <limits>
 
 #include "error.h"
-#include "largest.h"
 
 namespace qkv {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = kMaximaBlock;  // most blocks hold no candidate
+constexpr size_t kFew = 256;              // candidates are sorted faster than their probabilities counted
 
 void normalise(std::vector<Candidate>& list) {
   double sum = 0;
@@ -21,16 +21,21 @@ void normalise(std::vector<Candidate>& list) {
   for (Candidate& c : list) c.probability /= sum;
 }
 
+// The first that holds the largest value.
+int64_t block_of(const Maxima& maxima) {
+  return std::find(maxima.blocks.begin(), maxima.blocks.end(), maxima.largest) - maxima.blocks.begin();
+}
+
 class Filtering {
  public:
-  // workspace.block_most is of these logits, and `most` the largest of them.
-  Filtering(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, float most,
-            SamplingWorkspace& workspace)
+  Filtering(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+            const Maxima& maxima, SamplingWorkspace& workspace)
       : kernels_(kernels),
         filters_(filters),
         logits_(logits),
         n_(n),
-        most_(most),
+        maxima_(maxima),
+        most_(maxima.largest),
         w_(workspace),
         list_(workspace.candidates) {}
 
@@ -61,7 +66,7 @@ class Filtering {
   int64_t draw_of_all(double draw) const {
     const float* p = w_.probabilities.data();
     std::vector<double>& sums = w_.masses;
-    sums.resize(w_.block_most.size());
+    sums.resize(maxima_.blocks.size());
     kernels_.block_sums(p, n_, sums.data());
     double total = 0;
     for (const double sum : sums) total += sum;
@@ -84,13 +89,13 @@ class Filtering {
   void collect(float bound) {
     bound = std::max(bound, std::numeric_limits<float>::lowest());
     list_.clear();
-    for_each_from(bound, logits_, n_, w_.block_most,
+    for_each_from(bound, logits_, n_, maxima_,
                   [&](int64_t i) { list_.push_back({static_cast<int32_t>(i), logits_[i], 0}); });
   }
 
   void keep_top_k() {
     const auto k = static_cast<size_t>(filters_.top_k);
-    collect(bound_of_largest(w_.block_most, k, w_.scores));
+    collect(bound_of_largest(maxima_, k, w_.scores));
     if (list_.size() > k) {
       w_.logits.clear();
       for (const Candidate& c : list_) w_.logits.push_back(c.logit);
@@ -126,7 +131,7 @@ class Filtering {
   double least_likely() const {
     if (filters_.min_p > 0) return filters_.min_p;
     if (filters_.typical_p < 1 || filters_.epsilon_cutoff == 0) return 0;
-    const auto block = std::find(w_.block_most.begin(), w_.block_most.end(), most_) - w_.block_most.begin();
+    const int64_t block = block_of(maxima_);
     const float* p = w_.probabilities.data() + block * kBlock;
     const double largest = *std::max_element(p, p + std::min(kBlock, n_ - block * kBlock));
     return std::min(1.0, filters_.epsilon_cutoff / largest);
@@ -135,6 +140,7 @@ class Filtering {
   // A histogram over the leading bits of probabilities, 16 bins an octave, finds the bin where the nucleus ends; only
   // that has to be sorted.
   void keep_nucleus() {
+    if (list_.size() <= kFew) return keep_first(list_.begin(), 0);
     constexpr size_t kBins = 256 * 16;
     const auto bin = [](const Candidate& c) {
       return std::bit_cast<uint32_t>(static_cast<float>(c.probability)) >> 19 & (kBins - 1);
@@ -146,12 +152,16 @@ class Filtering {
     while (last > 0 && above + w_.masses[last] < filters_.top_p) above += w_.masses[last--];
     std::erase_if(list_, [&](const Candidate& c) { return bin(c) < last; });
     const auto border = std::partition(list_.begin(), list_.end(), [&](const Candidate& c) { return bin(c) > last; });
-    std::sort(border, list_.end(), [](const Candidate& a, const Candidate& b) {
+    keep_first(border, above);
+  }
+
+  // Of the candidates from `first` on, the likeliest: until those before, `above` in all, and these reach top_p.
+  void keep_first(std::vector<Candidate>::iterator first, double above) {
+    std::sort(first, list_.end(), [](const Candidate& a, const Candidate& b) {
       return a.probability != b.probability ? a.probability > b.probability : a.id > b.id;
     });
-    auto end = border;
-    while (end != list_.end() && above < filters_.top_p) above += end++->probability;
-    list_.erase(end, list_.end());
+    while (first != list_.end() && above < filters_.top_p) above += first++->probability;
+    list_.erase(first, list_.end());
     normalise(list_);
   }
 
@@ -204,7 +214,8 @@ class Filtering {
   const SamplingFilters& filters_;
   const float* logits_;
   int64_t n_;
-  float most_;  // of the logits
+  const Maxima& maxima_;  // of the logits
+  float most_;
   SamplingWorkspace& w_;
   std::vector<Candidate>& list_;
 };
@@ -221,29 +232,25 @@ void SamplingFilters::check() const {
     require(p >= 0 && p < 1, name, " ", p, " is not in [0, 1)");
 }
 
-int64_t likeliest(const Kernels& kernels, const float* logits, int64_t n, SamplingWorkspace& workspace) {
-  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
-  if (!std::isfinite(largest)) return -1;
-  const std::vector<float>& most = workspace.block_most;
-  int64_t token = (std::find(most.begin(), most.end(), largest) - most.begin()) * kBlock;
-  while (logits[token] != largest) ++token;
+int64_t likeliest(const float* logits, const Maxima& maxima) {
+  if (!std::isfinite(maxima.largest)) return -1;
+  int64_t token = block_of(maxima) * kBlock;
+  while (logits[token] != maxima.largest) ++token;
   return token;
 }
 
 bool filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
-            SamplingWorkspace& workspace) {
-  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
-  if (!std::isfinite(largest)) return false;
-  Filtering(kernels, filters, logits, n, largest, workspace).run();
+            const Maxima& maxima, SamplingWorkspace& workspace) {
+  if (!std::isfinite(maxima.largest)) return false;
+  Filtering(kernels, filters, logits, n, maxima, workspace).run();
   return true;
 }
 
-int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, double draw,
-               SamplingWorkspace& workspace) {
+int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+               const Maxima& maxima, double draw, SamplingWorkspace& workspace) {
   const SamplingFilters only_temperature = {.temperature = filters.temperature};
-  const float largest = take_maxima(kernels, logits, n, workspace.block_most);
-  if (!std::isfinite(largest)) return -1;
-  Filtering filtering(kernels, filters, logits, n, largest, workspace);
+  if (!std::isfinite(maxima.largest)) return -1;
+  Filtering filtering(kernels, filters, logits, n, maxima, workspace);
   if (filters == only_temperature) {
     filtering.take_all();
     return filtering.draw_of_all(draw);

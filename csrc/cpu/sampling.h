@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "largest.h"
 
 namespace qkv {
 
@@ -42,25 +43,26 @@ struct Oddness {
 
 // Memory of one thread, kept for the next row.
 struct SamplingWorkspace {
-  std::vector<float> scores, logits, probabilities, block_most;
+  std::vector<float> scores, logits, probabilities;
   std::vector<double> masses;
   std::vector<Candidate> candidates;
   std::vector<Oddness> odd;
 };
 
-// From logits of which one is NaN, or the largest infinite, nothing can be chosen: a token is then -1.
+// From logits of which one is NaN, or the largest infinite, nothing can be chosen: a token is then -1. `maxima` are
+// those of the n logits.
 
-// The largest of n logits; of equal ones the first.
-int64_t likeliest(const Kernels& kernels, const float* logits, int64_t n, SamplingWorkspace& workspace);
+// The largest of the logits; of equal ones the first.
+int64_t likeliest(const float* logits, const Maxima& maxima);
 
 // The tokens that pass the filters, with their probabilities, in workspace.candidates; false when nothing can be
 // chosen.
 bool filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
-            SamplingWorkspace& workspace);
+            const Maxima& maxima, SamplingWorkspace& workspace);
 
 // A token that passes the filters; `draw` is uniform in [0, 1).
-int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n, double draw,
-               SamplingWorkspace& workspace);
+int64_t sample(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,
+               const Maxima& maxima, double draw, SamplingWorkspace& workspace);
 
 // Number `step` of stream (seed, stream), uniform in [0, 1): Philox4x32-10 (Salmon et al. 2011), which needs no state.
 double uniform(uint64_t seed, uint64_t stream, uint64_t step);

@@ -24,8 +24,6 @@ def feed(model: qkv.Model, *sequences: CachedSequence, most: int = 10**6) -> NDA
         counts = [min(most, len(sequences[i].ids) - sequences[i].past) for i in some]
         now = [sequences[i] for i in some]
         (rows[some],) = read(model, now, counts, [1] * len(now))
-        for s, n in zip(now, counts, strict=True):
-            s.advance(n)
     return rows
 
 

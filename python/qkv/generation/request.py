@@ -48,6 +48,7 @@ class Request:
         live: whether someone reads along, or there are stop strings to look for.
         deadline: when it has to end, as `time.perf_counter` counts.
         prefilling: whether its first new token is still to come.
+        prefill_seconds, decode_seconds: of the runs that it was part of, before and after its first new token.
         results: the continuations, best first, once it is finished.
         error: what went wrong with this request alone; there are no results then.
         cancelled: set by anyone; the scheduler ends the request before its next run.
@@ -79,7 +80,7 @@ class Request:
         self._source: Source | None = None
         self._sequence: CachedSequence | None = None
         self._cached = 0
-        self._queued = self._prefill = self._decode = 0.0
+        self.prefill_seconds = self.decode_seconds = self._queued = 0.0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -153,13 +154,6 @@ class Request:
             self._sequence.match()
             self._cached = self._sequence.past
 
-    def took(self, seconds: float) -> None:
-        """A run that it was part of took so long."""
-        if self.prefilling:
-            self._prefill += seconds
-        else:
-            self._decode += seconds
-
     def take_events(self) -> list[tuple[int, str]]:
         """See `Search.take_events`."""
         return self.search.take_events() if self.search else []
@@ -201,8 +195,8 @@ class Request:
             logprobs=found.logprobs,
             timings=Timings(
                 queue=self._queued,
-                prefill=self._prefill,
-                decode=self._decode,
+                prefill=self.prefill_seconds,
+                decode=self.decode_seconds,
                 tokens=tuple(t - self.arrived for t in found.times),
             ),
             cached_tokens=self._cached,

@@ -111,20 +111,24 @@ class Scheduler:
 
     def _note(self, shares: Sequence[Share], seconds: float) -> None:
         """After a run: who has got how far."""
-        ended = False
+        any_ended = False
         for share in shares:
             request = share.request
-            request.took(seconds)
+            if request.prefilling:
+                request.prefill_seconds += seconds
+            else:
+                request.decode_seconds += seconds
             if not share.rows:
                 continue
             request.prefilling = False
-            if request.search and request.search.finished and not request.finished:
-                request.finish()
-            if request.finished:
-                ended = True
-            if request.live or request.finished:
+            assert request.search
+            if ended := request.error is not None or request.search.finished:
+                any_ended = True
+                if request.error is None:
+                    request.finish()
+            if ended or request.live:
                 self._done.append(request)
-        if ended:
+        if any_ended:
             self._running = [r for r in self._running if not r.finished]
 
     def fail(self, error: Exception) -> list[Request]:
@@ -225,7 +229,7 @@ class Scheduler:
                 self._done.append(request)
                 continue
             if source:
-                request.took(seconds)
+                request.prefill_seconds += seconds
             self._running.append(request)
         self._running.sort(key=lambda r: r.order)
 
@@ -272,14 +276,14 @@ class Scheduler:
         kinds: dict[type[Search], tuple[list[Request], int]] = {}  # and the first of their rows
         for share in shares:
             request = share.request
-            for feed, count in zip(share.feeds, share.counts, strict=True):
-                feed.sequence.advance(count)
             if hidden is not None:
                 if request.kind.wants_hidden:
                     self._hidden.setdefault(request, []).append(hidden[token : token + share.tokens])
                 token += share.tokens
             if share.rows:
-                kinds.setdefault(request.kind, ([], row))[0].append(request)
+                if request.kind not in kinds:
+                    kinds[request.kind] = ([], row)
+                kinds[request.kind][0].append(request)
                 row += share.rows
         ends = [*(first for _, first in kinds.values()), row][1:]
         for (kind, (requests, first)), end in zip(kinds.items(), ends, strict=True):

@@ -89,14 +89,16 @@ class CachedSequence:
             self.pages.append(self._pool.allocate())
 
     def advance(self, tokens: int) -> None:
-        """After a run: so many more of `ids` are in the cache."""
-        before, self.past = self.past, self.past + tokens
-        whole = self.past // _PAGE
-        if whole == before // _PAGE:
-            return
+        """So many more of `ids` are in the cache."""
+        self.past += tokens
+        if self.past % _PAGE < tokens:
+            self.page_is_full()
+
+    def page_is_full(self) -> None:
+        """`past` has come to the end of a page, or went beyond."""
         assert self.past <= len(self.ids)
         if self.shared:
-            self._pool.keep(self.ids, whole * _PAGE, self._class, self.pages, self._place)
+            self._pool.keep(self.ids, self.past // _PAGE * _PAGE, self._class, self.pages, self._place)
         self._free_unseen()
 
     def _free_unseen(self) -> None:
@@ -133,13 +135,12 @@ def read(
     outputs: Sequence[str] = ("logits",),
     cancel: _ext.Cancel | None = None,
 ) -> list[NDArray[np.float32]]:
-    """One run for parts of some sequences, which get the pages that they need. What was read is in the cache, but the
-    sequences do not know yet: see `CachedSequence.advance`.
+    """One run for parts of some sequences, which get the pages that they need, and advance.
 
     Args:
         counts: how many ids of each sequence are read, from `past` on.
         rows: for how many of the last tokens of each the logits are wanted.
-        drafts: tokens that each reads behind its own, on trial.
+        drafts: tokens that each reads behind its own, on trial: they are in the cache, but behind `past`.
         outputs: of the program; an array for each.
 
     Raises:
@@ -147,4 +148,9 @@ def read(
         qkv.Cancelled: another thread set `cancel`.
     """
     batch = _ext.Batch.of_sequences(model.kv_pool.cache, sequences, counts, rows, drafts or [])
-    return model.run_batch(outputs, batch, cancel)
+    arrays = model.run_batch(outputs, batch, cancel)
+    for sequence, count in zip(sequences, counts, strict=True):
+        sequence.past += count  # `advance`, without a call for every token
+        if sequence.past % _PAGE < count:
+            sequence.page_is_full()
+    return arrays

@@ -187,10 +187,9 @@ def _run(model: Model, readings: Sequence[_Reading], tally: _Tally) -> None:
     (logits,) = read(model, [reading.sequence for reading in readings], counts, rows)
     model.kv_pool.note_run()
     row = 0
-    for reading, tokens, count in zip(readings, counts, rows, strict=True):
-        item, sequence = reading.item, reading.sequence
-        sequence.advance(tokens)
-        first = sequence.past - count + 1  # a row is of the token behind it
+    for reading, count in zip(readings, rows, strict=True):
+        item = reading.item
+        first = reading.sequence.past - count + 1  # a row is of the token behind it
         if count:
             own = item.ids[first : first + count]
             tally.add(item.name, reading.number, first - item.start, own, logits[row : row + count])

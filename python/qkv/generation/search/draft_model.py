@@ -76,6 +76,5 @@ class DraftModel:
         while True:
             count = min(len(sequence.ids) - sequence.past, PREFILL_TOKENS)
             (rows,) = read(self._model, [sequence], [count], [1])
-            sequence.advance(count)
             if sequence.past == len(sequence.ids):
                 return rows[0]  # type: ignore[no-any-return]

@@ -30,6 +30,7 @@ class TokenSearch(JointSearch):
         self._task = task
         self._lines = [Line(sequence, task)]
         self._filters = options.sampling.filters() if options.sampling else None
+        self._rules = task.rules if task.rules.active else None
         self._noting = options.logprobs is not None
         self._ranking = options.return_alternatives
         self._go_on(self._lines)
@@ -76,8 +77,10 @@ class TokenSearch(JointSearch):
             if search._noting:
                 raw = logits.copy()
                 break
-        rules = [search._task.rules for search in owners]
-        errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, task.threads)
+        errors: list[Exception | None] = [None] * len(lines)
+        rules = [search._rules for search in owners]
+        if any(rules):
+            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, task.threads)
         draws = [_draw(search, line) if search._filters else 0.0 for search, line in zip(owners, lines, strict=True)]
         tokens = _ext.choose([search._filters for search in owners], logits, draws, task.threads)
         now = time.perf_counter()
