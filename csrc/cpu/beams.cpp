@@ -15,12 +15,11 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // The `most` best continuations of a beam are among `found`; a single one of infinite score where a score is NaN.
 void find_best(const float* scores, int64_t vocab, const Maxima& maxima, float running, int64_t beam, int64_t most,
                std::vector<Continuation>& found) {
-  thread_local std::vector<float> scratch;
   if (!(maxima.largest < kInfinity)) {
     found.push_back({kInfinity, beam, 0});
     return;
   }
-  const float bound = bound_of_largest(maxima, static_cast<size_t>(most), scratch);
+  const float bound = bound_of_largest(maxima, static_cast<size_t>(most));
   for_each_from(bound, scores, vocab, maxima, [&](int64_t token) {
     if (scores[token] > -kInfinity) found.push_back({scores[token] + running, beam, token});
   });

@@ -20,4 +20,30 @@ RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64
   }
 }
 
+float bound_of(std::span<const float> values, size_t k) {
+  const auto from = [values](float bound) {
+    size_t count = 0;
+    for (const float value : values) count += value >= bound;
+    return count;
+  };
+  float high = *std::max_element(values.begin(), values.end());
+  float low = *std::min_element(values.begin(), values.end());  // a bound; what follows looks for a higher one
+  if (low == -std::numeric_limits<float>::infinity()) {
+    if (from(std::numeric_limits<float>::lowest()) < k) return low;
+    low = std::numeric_limits<float>::lowest();
+  }
+  for (int round = 0; round < 32; ++round) {
+    const float middle = low / 2 + high / 2;
+    if (!(low < middle && middle < high)) break;
+    const size_t count = from(middle);
+    if (count < k) {
+      high = middle;
+      continue;
+    }
+    low = middle;
+    if (count <= k + k / 8) break;
+  }
+  return low;
+}
+
 }  // namespace qkv

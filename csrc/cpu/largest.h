@@ -48,6 +48,10 @@ class RowMaxima {
   std::vector<float> largest_;
 };
 
+// Some bound that at least k values reach, and not many more: 1 <= k <= values.size(), none of them NaN. Halving the
+// distance to the largest takes a tenth of the time of putting values in order.
+float bound_of(std::span<const float> values, size_t k);
+
 // The k-th largest value; of a copy that is kept in `scratch`, 1 <= k <= values.size().
 inline float kth_largest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
   scratch.assign(values.begin(), values.end());
@@ -56,14 +60,18 @@ inline float kth_largest(std::span<const float> values, size_t k, std::vector<fl
   return *kth;
 }
 
-// At least k values reach this bound, k >= 1: the k-th largest of the blocks' maxima.
-inline float bound_of_largest(const Maxima& maxima, size_t k, std::vector<float>& scratch) {
-  return k <= maxima.blocks.size() ? kth_largest(maxima.blocks, k, scratch) : -std::numeric_limits<float>::infinity();
+// At least k values reach this bound, k >= 1, as the maxima of so many blocks do.
+inline float bound_of_largest(const Maxima& maxima, size_t k) {
+  return k <= maxima.blocks.size() ? bound_of(maxima.blocks, k) : -std::numeric_limits<float>::infinity();
 }
 
 // Calls use(i) for each x[i] >= bound, in order.
 template <class Use>
 void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use) {
+  for (size_t block = 0; block < maxima.blocks.size(); ++block)  // the few are far from each other, and from any cache
+    if (maxima.blocks[block] >= bound)
+      for (int64_t i = 0; i < kMaximaBlock; i += kAlignment / 4)
+        __builtin_prefetch(x + static_cast<int64_t>(block) * kMaximaBlock + i);
   for (size_t block = 0; block < maxima.blocks.size(); ++block) {
     if (maxima.blocks[block] < bound) continue;
     const int64_t start = static_cast<int64_t>(block) * kMaximaBlock;

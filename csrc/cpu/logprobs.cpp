@@ -34,9 +34,8 @@ std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t
 
 // The `top` largest of x, which holds no NaN.
 std::vector<int64_t> find_top(const float* x, int64_t n, const Maxima& maxima, int64_t top) {
-  std::vector<float> scratch;
   std::vector<int64_t> ids;
-  const float bound = bound_of_largest(maxima, static_cast<size_t>(top), scratch);
+  const float bound = bound_of_largest(maxima, static_cast<size_t>(top));
   for_each_from(bound, x, n, maxima, [&](int64_t i) { ids.push_back(i); });
   std::partial_sort(ids.begin(), ids.begin() + top, ids.end(),
                     [x](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });

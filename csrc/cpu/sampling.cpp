@@ -95,7 +95,7 @@ class Filtering {
 
   void keep_top_k() {
     const auto k = static_cast<size_t>(filters_.top_k);
-    collect(bound_of_largest(maxima_, k, w_.scores));
+    collect(bound_of_largest(maxima_, k));
     if (list_.size() > k) {
       w_.logits.clear();
       for (const Candidate& c : list_) w_.logits.push_back(c.logit);

@@ -37,13 +37,14 @@ class BeamSearch(JointSearch):
         self._groups = [BeamGroup(sequence, task, size)]  # the others start when the prompt has been read
         self._steps = 0
         self._size = size
+        self._feeds = [Feed(sequence)]
 
     @staticmethod
     def lanes(options: Options) -> int:
         return options.num_beams
 
     def feeds(self) -> list[Feed]:
-        return [Feed(beam.sequence) for group in self._groups for beam in group.running]
+        return self._feeds
 
     @property
     def finished(self) -> bool:
@@ -67,18 +68,18 @@ class BeamSearch(JointSearch):
         turns: list[_Turn] = []
         place = 0
         for search in searches:
-            rows = len(search.feeds())
             turns += search._turns(place)
-            place += rows
+            place += len(search._feeds)
         own = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
         errors: dict[BeamSearch, Exception] = {}
         for number in range(max(turn.number for turn in turns) + 1):
             now = [turn for turn in turns if turn.number == number and turn.search not in errors]
             if now:
-                scores = logits if len(now) == len(turns) else logits[np.concatenate([turn.rows for turn in now])]
+                scores = logits if len(now) == len(turns) else np.concatenate([logits[turn.rows] for turn in now])
                 errors |= _take_turns(now, scores, own, threads)
         for search in searches:
             search._steps += 1
+            search._feeds = [Feed(beam.sequence) for group in search._groups for beam in group.running]
         return [errors.get(search) for search in searches]
 
     def _turns(self, place: int) -> list[_Turn]:
@@ -92,9 +93,9 @@ class BeamSearch(JointSearch):
         for group in self._groups:
             if not group.running:
                 continue
-            rows = np.arange(place, place + len(group.running))
-            turns.append(_Turn(self, group, len(turns), rows, taken))
-            place = place if self._steps == 0 else place + len(rows)
+            end = place + len(group.running)
+            turns.append(_Turn(self, group, len(turns), slice(place, end), taken))
+            place = place if self._steps == 0 else end
         return turns
 
     def _take(
@@ -116,7 +117,8 @@ class BeamSearch(JointSearch):
             best = draw_continuations(scores, [beam.score for beam in group.running], options.sampling, keep, draws)
         note = None if options.logprobs is None else _notes(own[turn.rows], options.logprobs)
         group.advance(best, note)
-        turn.taken.extend(group.taken)
+        if options.num_beam_groups > 1:
+            turn.taken.extend(group.taken)
 
     def _as_found(self, ended: Ended) -> Found:
         text = self._task.text()
@@ -128,7 +130,7 @@ class BeamSearch(JointSearch):
         return Found(ended.ids, text.text if text else "", reason, ended.score, logprobs)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Turn:
     """What one group does in a step.
 
@@ -141,7 +143,7 @@ class _Turn:
     search: BeamSearch
     group: BeamGroup
     number: int
-    rows: NDArray[np.int64]
+    rows: slice
     taken: list[int]
 
 
@@ -149,16 +151,23 @@ def _take_turns(
     turns: Sequence[_Turn], scores: NDArray[np.float32], own: NDArray[np.float32], threads: int
 ) -> dict[BeamSearch, Exception]:
     """`scores`: log probabilities for the rows of these turns; what the searches raised is returned."""
-    beams = [(turn.search._task, beam) for turn in turns for beam in turn.group.running]
-    ends = np.cumsum([len(turn.rows) for turn in turns]).tolist()
-    parts = [slice(end - len(turn.rows), end) for turn, end in zip(turns, ends, strict=True)]
-    for turn, part in zip(turns, parts, strict=True):
+    parts: list[slice] = []  # the rows of each turn
+    groups: list[tuple[int, int]] = []
+    rules: list[LogitRules] = []
+    ids: list[list[int]] = []
+    running: list[float] = []
+    for turn in turns:
+        task, beams = turn.search._task, turn.group.running
+        parts.append(slice(len(ids), len(ids) + len(beams)))
+        groups.append((len(beams), turn.group.wanted))
         for token in turn.taken:
-            scores[part, token] -= turn.search._task.options.diversity_penalty
-    ids = [beam.sequence.ids for _, beam in beams]
-    refused = LogitRules.apply_all([task.rules for task, _ in beams], ids, scores, threads)
-    groups = [(len(turn.rows), turn.group.wanted) for turn in turns]
-    ranks = _ext.best_continuations(scores, [beam.score for _, beam in beams], groups, threads)
+            scores[parts[-1], token] -= task.options.diversity_penalty
+        for beam in beams:
+            rules.append(task.rules)
+            ids.append(beam.sequence.ids)
+            running.append(beam.score)
+    refused = LogitRules.apply_all(rules, ids, scores, threads)
+    ranks = _ext.best_continuations(scores, running, groups, threads)
     errors: dict[BeamSearch, Exception] = {}
     for turn, part, best in zip(turns, parts, ranks, strict=True):
         error = next((e for e in refused[part] if e is not None), None)

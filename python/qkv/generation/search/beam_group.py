@@ -67,19 +67,17 @@ class BeamGroup:
         running: the best first; a single one before the first step, none after the last.
         ended: the best first.
         taken: the best `size` tokens of the last step that are no end tokens.
+        wanted: how many continuations to look at: enough for `size` that do not end, if each beam met every end token.
     """
 
     def __init__(self, sequence: CachedSequence, task: Task, size: int) -> None:
         self.running = [Beam(sequence, 0.0, task.text() if task.options.stop_strings else None)]
         self.ended: list[Ended] = []
         self.taken: list[int] = []
+        self.wanted = max(2, 1 + len(task.options.eos_token_id)) * size
         self._task = task
         self._size = size
-
-    @property
-    def wanted(self) -> int:
-        """How many continuations to look at: enough for `size` that do not end, if each beam met every end token."""
-        return max(2, 1 + len(self._task.options.eos_token_id)) * self._size
+        self._end_tokens = frozenset(task.options.eos_token_id)
 
     @property
     def length(self) -> int:
@@ -91,7 +89,6 @@ class BeamGroup:
         length = self.length + 1
         going: list[_Going] = []
         ended = list(self.ended)
-        end_tokens = self._task.options.eos_token_id
         for rank, (score, parent, token) in enumerate(continuations):
             beam = self.running[parent]
             text = beam.text.copy() if beam.text else None
@@ -104,7 +101,7 @@ class BeamGroup:
             else:
                 ids = [*beam.sequence.ids[self._task.start :], token]
                 ended.append(Ended(ids, self._normalised(score, length), reason, logprobs))
-        self.taken = [t for _, _, t in continuations if t not in end_tokens][: self._size]
+        self.taken = [t for _, _, t in continuations if t not in self._end_tokens][: self._size]
         self.ended = _best(ended, self._size)
         self._go_on(_best(going, self._size))
         if self.running and not self._may_improve(length):
@@ -125,7 +122,7 @@ class BeamGroup:
             beam.sequence.release()
 
     def _ends(self, token: int, text: TextStream | None, length: int) -> FinishReason | None:
-        if token in self._task.options.eos_token_id:
+        if token in self._end_tokens:
             return "stop"
         if text is not None:
             text.push(token)
