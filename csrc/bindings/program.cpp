@@ -158,6 +158,7 @@ void register_program(py::module_& m) {
           [](Program& p, int out, int x, const std::string& pooling) { p.add(PoolStep{out, x, pooling_of(pooling)}); },
           py::arg("out"), py::arg("x"), py::arg("pooling"))
       .def("output", &Program::add_output, py::arg("name"), py::arg("buffer"))
+      .def("maxima", &Program::add_maxima, py::arg("name"))
       .def("run", &run, py::arg("outputs"), py::arg("batch"), py::arg("threads"),
            py::arg("cancel").none(true) = py::none())
       .def("__str__", &Program::describe)

@@ -1,5 +1,6 @@
 #include "cpu/sampling.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "bindings.h"
@@ -30,20 +31,26 @@ py::tuple candidates(const SamplingFilters& filters, const FloatArray& logits) {
 
 // A token for each row of logits, -1 where they are not finite.
 std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& filters, const FloatArray& logits,
-                            const std::vector<double>& draws, int threads) {
+                            const std::vector<double>& draws, int threads, const std::optional<FloatArray>& found) {
   require(
       logits.ndim() == 2 && static_cast<size_t>(logits.shape(0)) == filters.size() && draws.size() == filters.size(),
       "choose: logits must be [rows, vocabulary], with filters and a draw for each row");
+  require(!found || (found->ndim() == 2 && found->shape(0) == logits.shape(0)),
+          "choose: maxima must be [rows, blocks], of all rows");
   std::vector<int64_t> tokens(filters.size());
   const int64_t n = logits.shape(1);
   const float* x = logits.data();
+  const float* blocks = found ? found->data() : nullptr;
+  const int64_t count = found ? found->shape(1) : 0;
   const py::gil_scoped_release release;
   const Kernels& kernels = chosen_kernels();
   const auto rows = static_cast<int64_t>(tokens.size());
-  const double work = 20 * static_cast<double>(rows * n);
-  with_team(threads_for(work, threads), [&] {
-    const RowMaxima maxima(kernels, x, rows, n, threads_for(work, threads));
-    parallel_for(rows, threads_for(work, threads), [&](int64_t row, int) {
+  const auto drawn = static_cast<double>(std::count_if(filters.begin(), filters.end(), [](auto& f) { return !!f; }));
+  threads = threads_for(blocks ? 1e6 * drawn : 20 * static_cast<double>(rows * n), threads);
+  with_team(threads, [&] {
+    const auto maxima =
+        blocks ? RowMaxima::found(kernels, blocks, rows, count, n) : RowMaxima(kernels, x, rows, n, threads);
+    parallel_for(rows, threads, [&](int64_t row, int) {
       thread_local SamplingWorkspace workspace;
       const auto i = static_cast<size_t>(row);
       tokens[i] = filters[i] ? sample(kernels, *filters[i], x + row * n, n, maxima[row], draws[i], workspace)
@@ -67,7 +74,7 @@ void register_sampling(py::module_& m) {
            "temperature"_a = 1, "top_k"_a = 0, "top_p"_a = 1, "min_p"_a = 0, "typical_p"_a = 1, "epsilon_cutoff"_a = 0,
            "eta_cutoff"_a = 0);
   m.def("candidates", &candidates, "filters"_a, "logits"_a);
-  m.def("choose", &choose, "filters"_a, "logits"_a, "draws"_a, "threads"_a = 1);
+  m.def("choose", &choose, "filters"_a, "logits"_a, "draws"_a, "threads"_a = 1, "maxima"_a.none(true) = py::none());
   m.def("uniform", &uniform, "seed"_a, "stream"_a, "step"_a);
 }
 

@@ -71,7 +71,9 @@ struct Describe {
     type(s.out);
   }
   void operator()(const LinearStep& s) {
-    text << "%" << s.out << " = linear(%" << s.x << ", ";
+    text << "%" << s.out;
+    if (s.maxima >= 0) text << ", %" << s.maxima << " its maxima";
+    text << " = linear(%" << s.x << ", ";
     weight(*s.weight);
     if (s.activation != Function::identity) text << ", " << name_of(s.activation);
     if (s.weight->gated()) text << ", gated";

@@ -24,6 +24,8 @@ Run::Run(const Program& program, size_t steps, bool last_bound, const Batch& bat
     if (out >= 0 && !(last_bound && i + 1 == steps)) make_room(out);
     if (const auto* norm = std::get_if<NormStep>(&program.steps()[i]); norm && norm->converted >= 0)
       make_room(norm->converted);
+    if (const auto* linear = std::get_if<LinearStep>(&program.steps()[i]); linear && linear->maxima >= 0)
+      make_room(linear->maxima);
   }
   workspace.positions.resize(static_cast<size_t>(batch.tokens()));
   for (int64_t s = 0; s < batch.sequences(); ++s)
@@ -163,7 +165,8 @@ Work Run::operator()(const LinearStep& step) {
   const Weight& w = *step.weight;
   const int64_t m = rows(step.x);
   const float* residual = step.residual < 0 ? nullptr : at(step.residual);
-  linear(w, activations(step.x), m, step.activation, residual, at(step.out), threads_, workspace_.threads);
+  float* maxima = step.maxima < 0 ? nullptr : at(step.maxima);
+  linear(w, activations(step.x), m, step.activation, residual, at(step.out), threads_, workspace_.threads, maxima);
   return {.flops = 2.0 * static_cast<double>(m) * static_cast<double>(w.out() * w.in()),
           .bytes = static_cast<double>(w.nbytes() + m * (w.in() + w.half_out()) * 4)};
 }

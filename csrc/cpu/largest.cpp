@@ -2,16 +2,19 @@
 
 #include <cmath>
 
+#include "error.h"
+
 namespace qkv {
 
 RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads)
     : each_((n + kMaximaBlock - 1) / kMaximaBlock),
-      blocks_(static_cast<size_t>(rows * each_)),
+      own_(static_cast<size_t>(rows * each_)),
+      blocks_(own_.data()),
       largest_(static_cast<size_t>(rows), -std::numeric_limits<float>::infinity()) {
   const int64_t parts = parts_of(n);
   std::vector<float> largest(static_cast<size_t>(rows * parts));
   for_parts(rows, n, threads, [&](int64_t row, int64_t part, int64_t first, int64_t count) {
-    float* blocks = blocks_.data() + row * each_ + first / kMaximaBlock;
+    float* blocks = own_.data() + row * each_ + first / kMaximaBlock;
     largest[static_cast<size_t>(row * parts + part)] = kernels.block_maxima(x + row * n + first, count, blocks);
   });
   for (size_t i = 0; i < largest.size(); ++i) {
@@ -20,14 +23,31 @@ RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64
   }
 }
 
+RowMaxima RowMaxima::found(const Kernels& kernels, const float* blocks, int64_t rows, int64_t count, int64_t n) {
+  RowMaxima maxima;
+  int64_t block = kMaximaBlock;  // the panels of the instruction sets have so many columns, or a power of two fewer
+  while (block > 1 && (n + block - 1) / block < count) block /= 2;
+  require((n + block - 1) / block == count, "logits of ", n, " tokens have no ", count, " maxima");
+  maxima.block_ = block;
+  maxima.each_ = count;
+  maxima.blocks_ = blocks;
+  std::vector<float> some(static_cast<size_t>(count / kMaximaBlock + 1));
+  for (int64_t row = 0; row < rows; ++row)
+    maxima.largest_.push_back(kernels.block_maxima(blocks + row * count, count, some.data()));
+  return maxima;
+}
+
 float bound_of(std::span<const float> values, size_t k) {
   const auto from = [values](float bound) {
     size_t count = 0;
     for (const float value : values) count += value >= bound;
     return count;
   };
-  float high = *std::max_element(values.begin(), values.end());
-  float low = *std::min_element(values.begin(), values.end());  // a bound; what follows looks for a higher one
+  float high = values[0], low = values[0];
+  for (const float value : values) {
+    high = std::max(high, value);
+    low = std::min(low, value);  // a bound; what follows looks for a higher one
+  }
   if (low == -std::numeric_limits<float>::infinity()) {
     if (from(std::numeric_limits<float>::lowest()) < k) return low;
     low = std::numeric_limits<float>::lowest();

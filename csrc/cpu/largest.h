@@ -30,21 +30,28 @@ void for_parts(int64_t rows, int64_t n, int threads, const Body& body) {
 
 // A row of values, seen from afar.
 struct Maxima {
-  std::span<const float> blocks;  // the largest of each kMaximaBlock values, the last block shorter
-  float largest;                  // of all: NaN if there is one, -inf of no values
+  std::span<const float> blocks;  // the largest of each `block` values, the last block shorter
+  int64_t block;
+  float largest;  // of all: NaN if there is one, -inf of no values
 };
 
 class RowMaxima {
  public:
   RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads);
+  // As the linear layer that gave rows of n values found them: blocks [rows, count], which outlive this. Throws Error
+  // when no block size fits.
+  static RowMaxima found(const Kernels& kernels, const float* blocks, int64_t rows, int64_t count, int64_t n);
+  RowMaxima(RowMaxima&&) = default;
   Maxima operator[](int64_t row) const {
-    const auto blocks = std::span(blocks_).subspan(static_cast<size_t>(row * each_), static_cast<size_t>(each_));
-    return {blocks, largest_[static_cast<size_t>(row)]};
+    return {{blocks_ + row * each_, static_cast<size_t>(each_)}, block_, largest_[static_cast<size_t>(row)]};
   }
 
  private:
-  int64_t each_;               // blocks of a row
-  std::vector<float> blocks_;  // [rows, each_]
+  RowMaxima() = default;
+
+  int64_t block_ = kMaximaBlock, each_ = 0;  // values of a block, blocks of a row
+  std::vector<float> own_;
+  const float* blocks_ = nullptr;  // [rows, each_]
   std::vector<float> largest_;
 };
 
@@ -68,15 +75,22 @@ inline float bound_of_largest(const Maxima& maxima, size_t k) {
 // Calls use(i) for each x[i] >= bound, in order.
 template <class Use>
 void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use) {
+  constexpr int64_t kSome = 16;
   for (size_t block = 0; block < maxima.blocks.size(); ++block)  // the few are far from each other, and from any cache
     if (maxima.blocks[block] >= bound)
-      for (int64_t i = 0; i < kMaximaBlock; i += kAlignment / 4)
-        __builtin_prefetch(x + static_cast<int64_t>(block) * kMaximaBlock + i);
+      for (int64_t i = 0; i < maxima.block; i += kAlignment / 4)
+        __builtin_prefetch(x + static_cast<int64_t>(block) * maxima.block + i);
   for (size_t block = 0; block < maxima.blocks.size(); ++block) {
     if (maxima.blocks[block] < bound) continue;
-    const int64_t start = static_cast<int64_t>(block) * kMaximaBlock;
-    for (int64_t i = start; i < std::min(n, start + kMaximaBlock); ++i)
-      if (x[i] >= bound) use(i);
+    const int64_t start = static_cast<int64_t>(block) * maxima.block;
+    const int64_t end = std::min(n, start + maxima.block);
+    for (int64_t i = start; i < end; i += kSome) {
+      int any = end - i < kSome;
+      if (!any)
+        for (int64_t j = i; j < i + kSome; ++j) any |= x[j] >= bound;  // the compiler makes vectors of this
+      for (int64_t j = i; any && j < std::min(end, i + kSome); ++j)
+        if (x[j] >= bound) use(j);
+    }
   }
 }
 

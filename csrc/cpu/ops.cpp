@@ -114,7 +114,7 @@ void convert(const Kernels& kernels, const float* x, int64_t rows, const Activat
 }
 
 void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
-            int threads, std::vector<Memory>& scratch) {
+            int threads, std::vector<Memory>& scratch, float* maxima) {
   const Kernels& kernels = w.kernels();
   const int64_t k = w.in(), n = w.half_out();
   const LinearArgs args = {.x = x.data(),
@@ -132,7 +132,9 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
                            .residual = residual,
                            .residual_stride = n,
                            .y = y,
-                           .y_stride = n};
+                           .y_stride = n,
+                           .maxima = maxima,
+                           .maxima_stride = w.panels()};
   const bool unpacks = (w.dtype() == DType::int4 || w.dtype() == DType::bfloat16) && rows > kTileRows;
   if (unpacks) {
     scratch.resize(std::max(scratch.size(), static_cast<size_t>(threads)));

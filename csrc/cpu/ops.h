@@ -46,9 +46,9 @@ class Activations {
 void convert(const Kernels& kernels, const float* x, int64_t rows, const Activations& to, int threads);
 
 // y = f(x W^T + bias) (* gate) + residual. x: w.activations(), [rows, in]; y and residual (or null): [rows, half_out].
-// `scratch`: one Memory a thread.
+// `scratch`: one Memory a thread. maxima: null, or [rows, w.panels()], see LinearArgs.
 void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
-            int threads, std::vector<Memory>& scratch);
+            int threads, std::vector<Memory>& scratch, float* maxima = nullptr);
 
 void rope(const Kernels& kernels, const RopeArgs& args, int64_t rows, int threads);
 

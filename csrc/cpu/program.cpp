@@ -42,6 +42,14 @@ void Program::add_output(const std::string& name, int number) {
   outputs_[name] = {number, steps_.size()};
 }
 
+void Program::add_maxima(const std::string& name) {
+  auto* linear = steps_.empty() ? nullptr : std::get_if<LinearStep>(&steps_.back());
+  require(linear && linear->maxima < 0, "program: maxima '", name, "' are not of a linear step, or there already");
+  const Rows rows = buffer(linear->out).rows;
+  linear->maxima = add_buffer(linear->weight->panels(), rows, DType::float32);
+  outputs_[name] = {linear->maxima, steps_.size()};
+}
+
 std::optional<int64_t> Program::reach() const {
   int64_t most = 0;
   for (const Step& step : steps_)

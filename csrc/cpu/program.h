@@ -90,6 +90,7 @@ struct LinearStep {
   int out, x, residual;  // residual: a buffer or -1
   WeightPtr weight;
   Function activation;
+  int maxima = -1;  // or a buffer: see LinearArgs
 };
 
 // y = residual + the sum over the top_k likeliest experts of a token: weight * down(f(gate x) * up x). The experts'
@@ -203,6 +204,7 @@ class Program {
   int add_buffer(int64_t width, Rows rows, DType type);
   void add(Step step);                                   // checked: sizes must agree
   void add_output(const std::string& name, int buffer);  // what the last step wrote; under any number of names
+  void add_maxima(const std::string& name);              // as an output: those of the last step, a linear layer
 
   const Kernels& kernels() const { return *kernels_; }
   const std::vector<Buffer>& buffers() const { return buffers_; }

@@ -12,8 +12,8 @@ namespace qkv {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kBlock = kMaximaBlock;  // most blocks hold no candidate
-constexpr size_t kFew = 256;              // candidates are sorted faster than their probabilities counted
+constexpr int64_t kBlock = kMaximaBlock;
+constexpr size_t kFew = 256;  // candidates are sorted faster than their probabilities counted
 
 void normalise(std::vector<Candidate>& list) {
   double sum = 0;
@@ -66,7 +66,7 @@ class Filtering {
   int64_t draw_of_all(double draw) const {
     const float* p = w_.probabilities.data();
     std::vector<double>& sums = w_.masses;
-    sums.resize(maxima_.blocks.size());
+    sums.resize(static_cast<size_t>((n_ + kBlock - 1) / kBlock));
     kernels_.block_sums(p, n_, sums.data());
     double total = 0;
     for (const double sum : sums) total += sum;
@@ -132,8 +132,8 @@ class Filtering {
     if (filters_.min_p > 0) return filters_.min_p;
     if (filters_.typical_p < 1 || filters_.epsilon_cutoff == 0) return 0;
     const int64_t block = block_of(maxima_);
-    const float* p = w_.probabilities.data() + block * kBlock;
-    const double largest = *std::max_element(p, p + std::min(kBlock, n_ - block * kBlock));
+    const float* p = w_.probabilities.data() + block * maxima_.block;
+    const double largest = *std::max_element(p, p + std::min(maxima_.block, n_ - block * maxima_.block));
     return std::min(1.0, filters_.epsilon_cutoff / largest);
   }
 
@@ -234,7 +234,7 @@ void SamplingFilters::check() const {
 
 int64_t likeliest(const float* logits, const Maxima& maxima) {
   if (!std::isfinite(maxima.largest)) return -1;
-  int64_t token = block_of(maxima) * kBlock;
+  int64_t token = block_of(maxima) * maxima.block;
   while (logits[token] != maxima.largest) ++token;
   return token;
 }

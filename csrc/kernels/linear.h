@@ -49,6 +49,7 @@ inline void finish_row(const LinearArgs& args, Activation f, const typename Form
     const F32 value = out(i);
     (residual ? value + F32::load(residual + i, tail) : value).store(y + i, tail);
   }
+  if (args.maxima) args.maxima[row * args.maxima_stride + panel] = largest(y, columns);
 }
 
 // What the sums of every row begin with.

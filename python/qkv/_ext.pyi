@@ -274,6 +274,9 @@ class Program:
     def gather(self, out: int, x: int) -> None: ...
     def pool(self, out: int, x: int, pooling: str) -> None: ...
     def output(self, name: str, buffer: int) -> None: ...
+    def maxima(self, name: str) -> None:
+        """An output: the maxima of equal parts of each row that the last step, a linear layer, wrote."""
+
     def width(self, output: str) -> int: ...
     def rows(self, output: str) -> Literal["tokens", "sequences", "logits"]: ...
     @property
@@ -366,11 +369,16 @@ def candidates(filters: SamplingFilters, logits: _Float32) -> tuple[npt.NDArray[
     """The tokens that pass, and their probabilities. logits: [vocabulary]."""
 
 def choose(
-    filters: Sequence[SamplingFilters | None], logits: _Float32, draws: Sequence[float], threads: int = 1
+    filters: Sequence[SamplingFilters | None],
+    logits: _Float32,
+    draws: Sequence[float],
+    threads: int = 1,
+    maxima: _Float32 | None = None,
 ) -> list[int]:
     """A token for each row of logits [rows, vocabulary]: the likeliest where there are no filters.
 
-    It is -1 where a logit is NaN, or the largest is infinite. draws: uniform in [0, 1).
+    It is -1 where a logit is NaN, or the largest is infinite. draws: uniform in [0, 1). maxima: the program's
+    "logit_maxima" for these very logits, where it has them: most logits need not be read then.
     """
 
 def uniform(seed: int, stream: int, step: int) -> float:

@@ -29,6 +29,7 @@ class Runner:
         program: the steps of the model, or of its decoder; `print(model.program)` shows them.
         encoder: the steps of an encoder that `program`, a decoder, reads from; None for other models.
         kv_dtype: of keys and values, cached or not: "float32", "bfloat16" or "int8".
+        logit_outputs: "logits", and where the last step makes them "logit_maxima", which help to choose a token.
         num_threads: threads of a run.
         context_length: most tokens of a sequence; None where positions have no end.
         kv_cache_bytes: what keys and values of all texts may take; None until the first one needs some, where a quarter
@@ -51,6 +52,7 @@ class Runner:
         self._cache_shape = lowered.cache
         self._source_shape = lowered.source_cache
         self.kv_cache_bytes = kv_cache_bytes
+        self.logit_outputs: list[str] = [name for name in ("logits", "logit_maxima") if name in self.program.outputs]
         self._kv_pool: PagePool | None = None
         self._source_pool: PagePool | None = None
         self._pool_lock = threading.Lock()

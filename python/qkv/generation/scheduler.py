@@ -15,7 +15,7 @@ from qkv import _ext
 from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
 from qkv.generation.pool import pages_for
-from qkv.generation.shares import Share, run
+from qkv.generation.shares import Outcome, Share, run
 from qkv.source import SOURCE_TOKENS, Source
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ class Scheduler:
         shares = self._plan()
         if shares:
             self._set_to_work([(share.request, share.tokens) for share in shares])
-            logits, hidden = run(self._model, shares, self._cancel)
-            self._advance(shares, logits, hidden)
+            self._advance(shares, run(self._model, shares, self._cancel))
             for pool in self._pools:
                 pool.note_run()
             self._note(shares, time.perf_counter() - started)
@@ -268,17 +267,15 @@ class Scheduler:
             room -= share.tokens
             shares.append(share)
 
-    def _advance(
-        self, shares: Sequence[Share], logits: NDArray[np.float32], hidden: NDArray[np.float32] | None
-    ) -> None:
+    def _advance(self, shares: Sequence[Share], made: Outcome) -> None:
         """Hand what the run made to the searches, those of one kind together."""
         token = row = 0
         kinds: dict[type[Search], tuple[list[Request], int]] = {}  # and the first of their rows
         for share in shares:
             request = share.request
-            if hidden is not None:
+            if made.hidden is not None:
                 if request.kind.wants_hidden:
-                    self._hidden.setdefault(request, []).append(hidden[token : token + share.tokens])
+                    self._hidden.setdefault(request, []).append(made.hidden[token : token + share.tokens])
                 token += share.tokens
             if share.rows:
                 if request.kind not in kinds:
@@ -288,7 +285,8 @@ class Scheduler:
         ends = [*(first for _, first in kinds.values()), row][1:]
         for (kind, (requests, first)), end in zip(kinds.items(), ends, strict=True):
             states = [self._hidden_of(r) if kind.wants_hidden else None for r in requests]
-            errors = kind.advance_all([r.search for r in requests], logits[first:end], states)
+            maxima = None if made.maxima is None else made.maxima[first:end]
+            errors = kind.advance_all([r.search for r in requests], made.logits[first:end], maxima, states)
             for request, error in zip(requests, errors, strict=True):
                 if error is not None:
                     request.fail(error)

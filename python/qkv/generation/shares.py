@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +55,21 @@ class Share:
         return share
 
 
-def run(
-    model: Model, shares: Sequence[Share], cancel: _ext.Cancel
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Logits [rows, vocab] for the rows of all shares, and where a search wants them the hidden states of all tokens
-    [tokens, hidden_size], in the order of the shares.
+class Outcome(NamedTuple):
+    """
+    Attributes:
+        logits: [rows, vocab].
+        maxima: of these, [rows, blocks], as `_ext.choose` takes them; None where the program does not give them.
+        hidden: where a search wants them the hidden states of all tokens, [tokens, hidden_size].
+    """
+
+    logits: NDArray[np.float32]
+    maxima: NDArray[np.float32] | None
+    hidden: NDArray[np.float32] | None
+
+
+def run(model: Model, shares: Sequence[Share], cancel: _ext.Cancel) -> Outcome:
+    """What the model makes of all shares, in their order.
 
     Raises:
         qkv.Cancelled: another thread set `cancel`.
@@ -68,14 +78,17 @@ def run(
     drafts: list[Sequence[int]] = []
     counts: list[int] = []
     rows: list[int] = []
-    outputs = ["logits"]
+    outputs: list[str] = model.logit_outputs
+    hidden = False
     for share in shares:
         counts += share.counts
         for sequence, guessed in share.feeds:
             sequences.append(sequence)
             drafts.append(guessed)
             rows.append(1 + len(guessed) if share.rows else 0)
-        if share.request.kind.wants_hidden and len(outputs) == 1:
-            outputs.append("hidden_states")
-    logits, *hidden = read(model, sequences, counts, rows, drafts, outputs, cancel)
-    return logits, hidden[0] if hidden else None
+        hidden = hidden or share.request.kind.wants_hidden
+    if hidden:
+        outputs = [*outputs, "hidden_states"]
+    arrays = read(model, sequences, counts, rows, drafts, outputs, cancel)
+    made: dict[str, NDArray[np.float32]] = dict(zip(outputs, arrays, strict=True))
+    return Outcome(made["logits"], made.get("logit_maxima"), made.get("hidden_states"))

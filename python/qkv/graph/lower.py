@@ -162,6 +162,8 @@ def _filled(
         for name, x in outputs.items():
             if x is node:
                 program.output(name, buffers[x])
+                if name == "logits" and isinstance(node.op, ops.Linear):
+                    program.maxima("logit_maxima")
         buffers.free_after(index, node)
     return program
 

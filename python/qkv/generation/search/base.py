@@ -105,10 +105,15 @@ class Search(ABC):
 
     @classmethod
     def advance_all(
-        cls, searches: Sequence[Any], logits: NDArray[np.float32], hidden: Sequence[NDArray[np.float32] | None]
+        cls,
+        searches: Sequence[Any],
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[NDArray[np.float32] | None],
     ) -> list[Exception | None]:
         """`advance` of many searches of this kind, whose rows of logits lie one behind the other; what each of them
-        raised. A kind that can do with fewer calls into C++ for all of them together overrides it."""
+        raised. A kind that can do with fewer calls into C++ for all of them together overrides it. `maxima`: of the
+        logits, as `_ext.choose` takes them, if there are any."""
         errors: list[Exception | None] = []
         start = 0
         for search, states in zip(searches, hidden, strict=True):
@@ -148,6 +153,6 @@ class JointSearch(Search):
     """A kind whose `advance_all` does the work."""
 
     def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
-        (error,) = self.advance_all([self], logits, [hidden])
+        (error,) = self.advance_all([self], logits, None, [hidden])
         if error is not None:
             raise error

@@ -61,7 +61,7 @@ class BeamSearch(JointSearch):
 
     @classmethod
     def advance_all(
-        cls, searches: Sequence[Any], logits: NDArray[np.float32], hidden: Sequence[Any]
+        cls, searches: Sequence[Any], logits: NDArray[np.float32], maxima: Any, hidden: Sequence[Any]
     ) -> list[Exception | None]:
         threads = searches[0]._task.threads
         _ext.log_softmax(logits, threads)

@@ -63,11 +63,15 @@ class TokenSearch(JointSearch):
 
     @classmethod
     def advance_all(
-        cls, searches: Sequence[Any], logits: NDArray[np.float32], hidden: Sequence[Any]
+        cls,
+        searches: Sequence[Any],
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[Any],
     ) -> list[Exception | None]:
         for search in searches:
             if search._unbranched:
-                logits = _branched(searches, logits)
+                logits, maxima = _branched(searches, logits), None
                 break
         owners = [search for search in searches for _ in search._running]
         lines = [line for search in searches for line in search._running]
@@ -80,9 +84,10 @@ class TokenSearch(JointSearch):
         errors: list[Exception | None] = [None] * len(lines)
         rules = [search._rules for search in owners]
         if any(rules):
+            maxima = None  # the rules change them
             errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, task.threads)
         draws = [_draw(search, line) if search._filters else 0.0 for search, line in zip(owners, lines, strict=True)]
-        tokens = _ext.choose([search._filters for search in owners], logits, draws, task.threads)
+        tokens = _ext.choose([search._filters for search in owners], logits, draws, task.threads, maxima)
         now = time.perf_counter()
         failed: dict[TokenSearch, Exception] = {}
         for i, (search, line, token) in enumerate(zip(owners, lines, tokens, strict=True)):
