@@ -83,12 +83,12 @@ class Runner:
         Raises:
             qkv.Error: the model looks both ways, so past tokens can't be cached; or kv_cache_bytes hold no page.
         """
-        with self._pool_lock:
-            if self._kv_pool is None:
+        if self._kv_pool is None:  # asked for in every run: without the lock, once it is there
+            with self._pool_lock:
                 if self._cache_shape is None:
                     raise Error("this model has no causal attention: there is nothing to cache or to generate")
-                self._kv_pool = self._new_pool(self._cache_shape, self.program)
-            return self._kv_pool
+                self._kv_pool = self._kv_pool or self._new_pool(self._cache_shape, self.program)
+        return self._kv_pool
 
     @property
     def source_pool(self) -> PagePool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qkv.generation.options import Options
     from qkv.generation.pool import Reservation
     from qkv.generation.result import FinishReason
+    from qkv.generation.shares import Share
     from qkv.model import Model
     from qkv.source import Source
 
@@ -47,6 +48,7 @@ class Request:
         kind, search: the way from logits to tokens; there is no search until there is room for the request to run.
         live: whether someone reads along, or there are stop strings to look for.
         deadline: when it has to end, as `time.perf_counter` counts.
+        share: its part of the last run, since it writes new tokens.
         prefilling: whether its first new token is still to come.
         prefill_seconds, decode_seconds: of the runs that it was part of, before and after its first new token.
         results: the continuations, best first, once it is finished.
@@ -67,6 +69,7 @@ class Request:
         self.planned = len(self.start) + self.limit
         self.kind: type[Search] = kind_of(options)
         self.search: Search | None = None
+        self.share: Share | None = None
         self.results: list[Generation] = []
         self.error: Exception | None = None
         self.cancelled = False

@@ -116,22 +116,19 @@ class LogitRules:
 
     @staticmethod
     def apply_all(
-        rules: Sequence[LogitRules | None], ids: Sequence[Sequence[int]], logits: NDArray[np.float32], threads: int = 1
+        rules: Sequence[LogitRules], ids: Sequence[Sequence[int]], logits: NDArray[np.float32], threads: int = 1
     ) -> list[Exception | None]:
-        """`apply` for rows of many requests, in one call: row i by `rules[i]`, if there are any, for the token
-        that follows `ids[i]`.
+        """`apply` for rows of many requests, in one call: row i by `rules[i]`, for the token that follows `ids[i]`.
 
         Returns what a caller's function raised for each row: it concerns no other.
         """
         errors: list[Exception | None] = [None] * len(rules)
-        active = [one if one and one.active else None for one in rules]
-        if not any(active):
+        if not any(one.active for one in rules):
             return errors
-        _ext.apply_rules([one._rules if one else None for one in active], ids, logits, threads)
-        for i, one in enumerate(active):
+        _ext.apply_rules([one._rules if one.active else None for one in rules], ids, logits, threads)
+        for i, one in enumerate(rules):
             try:
-                if one:
-                    one.process(ids[i : i + 1], logits[i : i + 1])
+                one.process(ids[i : i + 1], logits[i : i + 1])
             except Exception as error:  # whatever it is
                 errors[i] = error
         return errors

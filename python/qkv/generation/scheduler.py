@@ -60,7 +60,7 @@ class Scheduler:
         self._hidden: dict[Request, list[NDArray[np.float32]]] = {}
         self._done: list[Request] = []  # finished or gone on, and not yet reported
         self._lacking: tuple[PagePool, int] | None = None  # what the first one that waits finds no room for
-        self._at_work: list[tuple[Request, int]] = []  # the current run's requests, with how many tokens of each
+        self._at_work: list[Share] = []  # of the current run
         self._cancel = _ext.Cancel()
 
     @property
@@ -98,7 +98,7 @@ class Scheduler:
         self._admit()
         shares = self._plan()
         if shares:
-            self._set_to_work([(share.request, share.tokens) for share in shares])
+            self._set_to_work(shares)
             self._advance(shares, run(self._model, shares, self._cancel))
             for pool in self._pools:
                 pool.note_run()
@@ -143,13 +143,13 @@ class Scheduler:
         """From any thread: stop the current run if most of its tokens belong to requests that were cancelled. The
         others' part of it, the smaller one, is done again."""
         at_work = self._at_work
-        pointless = sum(tokens for request, tokens in at_work if request.cancelled)
-        if 2 * pointless > sum(tokens for _, tokens in at_work):
+        pointless = sum(share.tokens for share in at_work if share.request.cancelled)
+        if 2 * pointless > sum(share.tokens for share in at_work):
             self._cancel.set()
 
-    def _set_to_work(self, at_work: list[tuple[Request, int]]) -> None:
+    def _set_to_work(self, shares: list[Share]) -> None:
         self._cancel = _ext.Cancel()
-        self._at_work = at_work
+        self._at_work = shares
 
     def close(self) -> None:
         """Give back all that unfinished requests hold."""
@@ -160,14 +160,13 @@ class Scheduler:
     def _end_early(self) -> None:
         """Requests that were cancelled or whose time is over."""
         now = time.perf_counter()
-        ended = [r for r in (*self._running, *self._waiting) if r.cancelled or now > r.deadline]
-        for request in ended:
-            request.finish("cancelled" if request.cancelled else "time")
-            self._hidden.pop(request, None)
-        if ended:
-            self._running = [r for r in self._running if not r.finished]
-            self._waiting = [r for r in self._waiting if not r.finished]
-            self._done += ended
+        for requests in (self._running, self._waiting):
+            for request in requests[:]:
+                if request.cancelled or now > request.deadline:
+                    request.finish("cancelled" if request.cancelled else "time")
+                    self._hidden.pop(request, None)
+                    requests.remove(request)
+                    self._done.append(request)
 
     def _admit(self) -> None:
         """Let those that wait in front run, as long as there is room."""
@@ -237,7 +236,7 @@ class Scheduler:
         for other in others:
             together.join(other)
         sequences = [np.array(room.request.source, np.int32) for room in admitted]
-        self._set_to_work([(room.request, len(room.request.source)) for room in admitted])
+        self._set_to_work([Share(room.request, [], [], len(room.request.source), 0) for room in admitted])
         try:
             return self._model.read_source(sequences, together, self._cancel)
         finally:
@@ -245,11 +244,13 @@ class Scheduler:
 
     def _plan(self) -> list[Share]:
         """The next run. Requests of one kind of search lie together."""
-        shares = [Share.whole(r) for r in self._running if not r.prefilling]
+        shares = [Share.next(r) for r in self._running if not r.prefilling]
         if len(shares) < len(self._running):
             self._plan_prompts(shares, PREFILL_TOKENS_BESIDE_DECODING if shares else PREFILL_TOKENS)
-        if any(share.request.kind is not shares[0].request.kind for share in shares):
-            shares.sort(key=lambda share: share.request.kind.__name__)
+        for share in shares:
+            if share.request.kind is not shares[0].request.kind:
+                shares.sort(key=lambda share: share.request.kind.__name__)
+                break
         return shares
 
     def _plan_prompts(self, shares: list[Share], room: int) -> None:

@@ -47,6 +47,15 @@ class Share:
         return cls(request, feeds, counts, sum(counts) + drafts, len(feeds) + drafts)
 
     @classmethod
+    def next(cls, request: Request) -> Share:
+        """Of one whose prompt has been read: all that its search wants. Where the feeds are the very ones that the last
+        such share had, each has one token more, and the share is the same."""
+        assert request.search
+        if request.share is None or request.share.feeds is not request.search.feeds():
+            request.share = cls.whole(request)
+        return request.share
+
+    @classmethod
     def of_prompt(cls, request: Request, most: int) -> Share:
         """At most so many tokens of what it has still to read before its first new token."""
         share = cls.whole(request)
@@ -78,17 +87,17 @@ def run(model: Model, shares: Sequence[Share], cancel: _ext.Cancel) -> Outcome:
     drafts: list[Sequence[int]] = []
     counts: list[int] = []
     rows: list[int] = []
-    outputs: list[str] = model.logit_outputs
-    hidden = False
+    outputs = model.logit_outputs
+    wants_hidden = False
     for share in shares:
         counts += share.counts
         for sequence, guessed in share.feeds:
             sequences.append(sequence)
             drafts.append(guessed)
             rows.append(1 + len(guessed) if share.rows else 0)
-        hidden = hidden or share.request.kind.wants_hidden
-    if hidden:
+        wants_hidden = wants_hidden or share.request.kind.wants_hidden
+    if wants_hidden:
         outputs = [*outputs, "hidden_states"]
     arrays = read(model, sequences, counts, rows, drafts, outputs, cancel)
-    made: dict[str, NDArray[np.float32]] = dict(zip(outputs, arrays, strict=True))
-    return Outcome(made["logits"], made.get("logit_maxima"), made.get("hidden_states"))
+    hidden = arrays.pop() if wants_hidden else None
+    return Outcome(arrays[0], arrays[1] if len(arrays) > 1 else None, hidden)

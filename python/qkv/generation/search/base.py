@@ -88,7 +88,8 @@ class Search(ABC):
     @abstractmethod
     def feeds(self) -> list[Feed]:
         """What the next run reads; of the rows behind it, the search wants one for the last id of a sequence and one
-        for each draft. The same until `advance` is called."""
+        for each draft. The same until `advance` is called; and the same list again only if each sequence has then one
+        token more, and no drafts."""
 
     @abstractmethod
     def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:

@@ -30,9 +30,10 @@ class TokenSearch(JointSearch):
         self._task = task
         self._lines = [Line(sequence, task)]
         self._filters = options.sampling.filters() if options.sampling else None
-        self._rules = task.rules if task.rules.active else None
+        self._seed = options.seed
         self._noting = options.logprobs is not None
         self._ranking = options.return_alternatives
+        self._unbranched = options.num_return_sequences > 1  # until the prompt has been read: then there are more lines
         self._go_on(self._lines)
 
     @staticmethod
@@ -69,25 +70,29 @@ class TokenSearch(JointSearch):
         maxima: NDArray[np.float32] | None,
         hidden: Sequence[Any],
     ) -> list[Exception | None]:
+        noting = ruled = False
         for search in searches:
+            noting, ruled = noting or search._noting, ruled or search._task.rules.active
             if search._unbranched:
                 logits, maxima = _branched(searches, logits), None
-                break
-        owners = [search for search in searches for _ in search._running]
-        lines = [line for search in searches for line in search._running]
-        task = owners[0]._task
-        raw = logits
-        for search in owners:
-            if search._noting:
-                raw = logits.copy()
-                break
+        threads = searches[0]._task.threads
+        owners: list[TokenSearch] = []
+        lines: list[Line] = []
+        filters: list[_ext.SamplingFilters | None] = []
+        draws: list[float] = []
+        for search in searches:
+            for line in search._running:
+                owners.append(search)
+                lines.append(line)
+                filters.append(search._filters)
+                draws.append(_ext.uniform(search._seed, line.stream, line.step) if search._filters else 0.0)
+        raw = logits.copy() if noting else logits
         errors: list[Exception | None] = [None] * len(lines)
-        rules = [search._rules for search in owners]
-        if any(rules):
+        if ruled:
             maxima = None  # the rules change them
-            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, task.threads)
-        draws = [_draw(search, line) if search._filters else 0.0 for search, line in zip(owners, lines, strict=True)]
-        tokens = _ext.choose([search._filters for search in owners], logits, draws, task.threads, maxima)
+            rules = [search._task.rules for search in owners]
+            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, threads)
+        tokens = _ext.choose(filters, logits, draws, threads, maxima)
         now = time.perf_counter()
         failed: dict[TokenSearch, Exception] = {}
         for i, (search, line, token) in enumerate(zip(owners, lines, tokens, strict=True)):
@@ -106,11 +111,6 @@ class TokenSearch(JointSearch):
                 search._go_on([other for other in search._running if other is not line])
         return [failed.get(search) for search in searches]
 
-    @property
-    def _unbranched(self) -> bool:
-        """Whether the prompt has been read, and it has to become as many lines as are wanted."""
-        return len(self._lines) < self._task.options.num_return_sequences
-
 
 def _branched(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Start the lines that are still missing; returns a row of logits for each line."""
@@ -122,13 +122,9 @@ def _branched(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> N
         first, wanted = search._lines[0].sequence, search._task.options.num_return_sequences
         search._lines += [Line(first.fork(), search._task, number) for number in range(1, wanted)]
         search._go_on(search._lines)
+        search._unbranched = False
         copies.append(wanted)
     return np.repeat(logits, copies, axis=0)
-
-
-def _draw(search: TokenSearch, line: Line) -> float:
-    """Uniform in [0, 1)."""
-    return _ext.uniform(search._task.options.seed, line.stream, line.step)
 
 
 def _ranked(logits: NDArray[np.float32], rank: int) -> int:
