@@ -18,6 +18,7 @@ import transformers
 
 import qkv
 from qkv import _ext
+from qkv.batches import make_batch
 
 # 20 million weights: 1500 tokens are more than half a second of work for one core.
 SIZES = {"vocab_size": 300, "hidden_size": 768, "num_hidden_layers": 3, "num_attention_heads": 12, "pad_token_id": 0}
@@ -182,11 +183,12 @@ def test_cancel_from_another_thread(decoder: Any) -> None:
     assert not cancel.is_set()
     decoder.program.begun = soon(cancel.set)
     with pytest.raises(qkv.Cancelled, match="cancelled"):
-        decoder.run("hidden_states", [IDS], cancel=cancel)
+        decoder.run_batch(["hidden_states"], make_batch([IDS]), cancel)
     assert cancel.is_set()
     with pytest.raises(qkv.Cancelled):
-        decoder.run("hidden_states", [IDS[:1]], cancel=cancel)
-    np.testing.assert_array_equal(decoder.run("hidden_states", [IDS], cancel=_ext.Cancel()), expected)
+        decoder.run_batch(["hidden_states"], make_batch([IDS[:1]]), cancel)
+    (again,) = decoder.run_batch(["hidden_states"], make_batch([IDS]), _ext.Cancel())
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_cancel_an_encoder(both: Any) -> None:

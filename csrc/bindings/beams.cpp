@@ -12,7 +12,8 @@ namespace {
 using Rank = std::vector<std::tuple<float, int64_t, int64_t>>;
 
 std::vector<Rank> continuations(const FloatArray& scores, const std::vector<float>& running,
-                                const std::vector<std::pair<int64_t, int64_t>>& groups, int threads) {
+                                const std::vector<std::pair<int64_t, int64_t>>& groups, int threads,
+                                const std::optional<FloatArray>& maxima) {
   require(scores.ndim() == 2 && static_cast<size_t>(scores.shape(0)) == running.size(),
           "best_continuations: scores must be [rows, vocabulary], with a running score for each row");
   std::vector<BeamGroup> checked;
@@ -23,12 +24,16 @@ std::vector<Rank> continuations(const FloatArray& scores, const std::vector<floa
     rows += count;
   }
   require(rows == scores.shape(0), "best_continuations: groups of ", rows, " rows for ", scores.shape(0));
+  require(!maxima || (maxima->ndim() == 2 && maxima->shape(0) == rows),
+          "best_continuations: maxima must be [rows, blocks], of all rows");
   const float* x = scores.data();
+  std::span<const float> blocks;
+  if (maxima) blocks = {maxima->data(), static_cast<size_t>(maxima->size())};
   const int64_t vocab = scores.shape(1);
   std::vector<Rank> ranks;
   const py::gil_scoped_release release;
   for (const std::vector<Continuation>& best :
-       best_continuations(chosen_kernels(), x, vocab, running, checked, threads)) {
+       best_continuations(chosen_kernels(), x, vocab, running, checked, blocks, threads)) {
     Rank& rank = ranks.emplace_back();
     for (const Continuation& c : best) rank.emplace_back(c.score, c.beam, c.token);
   }
@@ -39,7 +44,8 @@ std::vector<Rank> continuations(const FloatArray& scores, const std::vector<floa
 
 void register_beams(py::module_& m) {
   using namespace py::literals;
-  m.def("best_continuations", &continuations, "scores"_a, "running"_a, "groups"_a, "threads"_a = 1);
+  m.def("best_continuations", &continuations, "scores"_a, "running"_a, "groups"_a, "threads"_a = 1,
+        "maxima"_a.none(true) = py::none());
 }
 
 }  // namespace qkv

@@ -9,11 +9,16 @@ namespace {
 
 using TokenArray = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
-void log_softmax_in_place(py::array& logits, int threads) {
+void log_softmax_in_place(py::array& logits, int threads, std::optional<py::array> maxima) {
   float* x = writable_rows(logits, "log_softmax");
   const int64_t rows = logits.shape(0), n = logits.shape(1);
+  std::span<float> blocks;
+  if (maxima) {
+    blocks = {writable_rows(*maxima, "log_softmax"), static_cast<size_t>(maxima->size())};
+    require(maxima->shape(0) == rows, "log_softmax: maxima must be [rows, blocks], of all rows");
+  }
   const py::gil_scoped_release release;
-  log_softmax(chosen_kernels(), x, rows, n, threads);
+  log_softmax(chosen_kernels(), x, rows, n, blocks, threads);
 }
 
 py::tuple logprobs_of_rows(const FloatArray& logits, const TokenArray& tokens, int64_t top_n, int threads) {
@@ -42,7 +47,7 @@ py::tuple logprobs_of_rows(const FloatArray& logits, const TokenArray& tokens, i
 
 void register_logprobs(py::module_& m) {
   using namespace py::literals;
-  m.def("log_softmax", &log_softmax_in_place, "logits"_a, "threads"_a = 1);
+  m.def("log_softmax", &log_softmax_in_place, "logits"_a, "threads"_a = 1, "maxima"_a.none(true) = py::none());
   m.def("logprobs", &logprobs_of_rows, "logits"_a, "tokens"_a, "top_n"_a = 0, "threads"_a = 1);
 }
 

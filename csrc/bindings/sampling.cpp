@@ -54,7 +54,7 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
       thread_local SamplingWorkspace workspace;
       const auto i = static_cast<size_t>(row);
       tokens[i] = filters[i] ? sample(kernels, *filters[i], x + row * n, n, maxima[row], draws[i], workspace)
-                             : likeliest(x + row * n, maxima[row]);
+                             : likeliest(x + row * n, n, maxima[row]);
     });
   });
   return tokens;

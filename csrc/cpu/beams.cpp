@@ -33,7 +33,8 @@ bool is_better(const Continuation& a, const Continuation& b) {
 
 std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels, const float* scores, int64_t vocab,
                                                           std::span<const float> running,
-                                                          std::span<const BeamGroup> groups, int threads) {
+                                                          std::span<const BeamGroup> groups,
+                                                          std::span<const float> blocks, int threads) {
   std::vector<std::pair<int64_t, int64_t>> beams;  // of each row: its number in its group, continuations wanted
   for (const BeamGroup& group : groups)
     for (int64_t beam = 0; beam < group.rows; ++beam) beams.emplace_back(beam, group.most);
@@ -41,7 +42,9 @@ std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels
   const auto count = static_cast<int64_t>(rows.size());
   threads = threads_for(20 * static_cast<double>(vocab * count), threads);
   with_team(threads, [&] {
-    const RowMaxima maxima(kernels, scores, count, vocab, threads);
+    const auto maxima = blocks.empty() ? RowMaxima(kernels, scores, count, vocab, threads)
+                                       : RowMaxima::found(kernels, blocks.data(), count,
+                                                          static_cast<int64_t>(blocks.size()) / count, vocab);
     parallel_for(count, threads, [&](int64_t row, int) {
       const auto i = static_cast<size_t>(row);
       const auto [beam, most] = beams[i];

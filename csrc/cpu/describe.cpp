@@ -71,14 +71,13 @@ struct Describe {
     type(s.out);
   }
   void operator()(const LinearStep& s) {
-    text << "%" << s.out;
-    if (s.maxima >= 0) text << ", %" << s.maxima << " its maxima";
-    text << " = linear(%" << s.x << ", ";
+    text << "%" << s.out << " = linear(%" << s.x << ", ";
     weight(*s.weight);
     if (s.activation != Function::identity) text << ", " << name_of(s.activation);
     if (s.weight->gated()) text << ", gated";
     text << ")";
     if (s.residual >= 0) text << " + %" << s.residual;
+    if (s.maxima >= 0) text << ", maxima in %" << s.maxima;
   }
   void operator()(const ExpertsStep& s) {
     text << "%" << s.out << " = experts(%" << s.x << ", " << s.top_k << " of " << s.gate_up.size() << " by %"

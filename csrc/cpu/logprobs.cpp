@@ -49,17 +49,21 @@ int threads_of(int64_t rows, int64_t n, int threads) {
 
 }  // namespace
 
-void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, int most_threads) {
+void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, std::span<float> blocks, int most_threads) {
   const int threads = threads_of(rows, n, most_threads);
+  const auto count = rows > 0 ? static_cast<int64_t>(blocks.size()) / rows : 0;
   with_team(threads, [&] {
-    const RowMaxima maxima(kernels, x, rows, n, threads);
+    const auto maxima =
+        count > 0 ? RowMaxima::found(kernels, blocks.data(), rows, count, n) : RowMaxima(kernels, x, rows, n, threads);
     const std::vector<double> norms = log_sum_exps(kernels, x, rows, n, maxima, threads);
-    for_parts(rows, n, threads, [&](int64_t row, int64_t, int64_t first, int64_t count) {
+    const auto subtract = [&](int64_t row, float* y, int64_t values) {
       const double norm = norms[static_cast<size_t>(row)];
       const auto high = static_cast<float>(norm);
-      float* own = x + row * n + first;
-      kernels.subtract(own, high, static_cast<float>(norm - high), own, count);
-    });
+      kernels.subtract(y, high, static_cast<float>(norm - high), y, values);
+    };
+    for_parts(rows, n, threads,
+              [&](int64_t row, int64_t, int64_t first, int64_t values) { subtract(row, x + row * n + first, values); });
+    for (int64_t row = 0; row < rows; ++row) subtract(row, blocks.data() + row * count, count);
   });
 }
 

@@ -3,13 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "kernels/kernels.h"
 
 namespace qkv {
 
-// Turns rows of n logits into log probabilities.
-void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, int threads);
+// Turns rows of n logits into log probabilities. blocks: none, or the maxima of the logits' blocks, which become those
+// of the log probabilities; rows * count of them.
+void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, std::span<float> blocks, int threads);
 
 // What is wanted of rows of n logits, in float64, whose rounding does not show at 1e-6.
 struct Logprobs {

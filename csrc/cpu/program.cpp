@@ -44,7 +44,8 @@ void Program::add_output(const std::string& name, int number) {
 
 void Program::add_maxima(const std::string& name) {
   auto* linear = steps_.empty() ? nullptr : std::get_if<LinearStep>(&steps_.back());
-  require(linear && linear->maxima < 0, "program: maxima '", name, "' are not of a linear step, or there already");
+  require(linear && linear->activation == Function::identity && linear->maxima < 0, "program: maxima '", name,
+          "' are not of a linear step without activation, or there already");
   const Rows rows = buffer(linear->out).rows;
   linear->maxima = add_buffer(linear->weight->panels(), rows, DType::float32);
   outputs_[name] = {linear->maxima, steps_.size()};

@@ -232,11 +232,10 @@ void SamplingFilters::check() const {
     require(p >= 0 && p < 1, name, " ", p, " is not in [0, 1)");
 }
 
-int64_t likeliest(const float* logits, const Maxima& maxima) {
+int64_t likeliest(const float* logits, int64_t n, const Maxima& maxima) {
   if (!std::isfinite(maxima.largest)) return -1;
-  int64_t token = block_of(maxima) * maxima.block;
-  while (logits[token] != maxima.largest) ++token;
-  return token;
+  const float* first = logits + block_of(maxima) * maxima.block;
+  return std::find(first, logits + n, maxima.largest) - logits;
 }
 
 bool filter(const Kernels& kernels, const SamplingFilters& filters, const float* logits, int64_t n,

@@ -53,7 +53,7 @@ struct SamplingWorkspace {
 // those of the n logits.
 
 // The largest of the logits; of equal ones the first.
-int64_t likeliest(const float* logits, const Maxima& maxima);
+int64_t likeliest(const float* logits, int64_t n, const Maxima& maxima);
 
 // The tokens that pass the filters, with their probabilities, in workspace.candidates; false when nothing can be
 // chosen.

@@ -98,25 +98,6 @@ inline void divide_by_sum(float* y, double sum, int64_t n) {
   map_row([s = 1.0 / sum](F32 e) { return times(e, s); }, y, y, n);
 }
 
-// The largest of x, -inf of nothing; NaN or infinity if there is one. A NaN does not stay in max(): what is not below
-// infinity is put aside instead, and added up.
-inline float largest(const float* x, int64_t n) {
-  const F32 infinity = F32::set(__builtin_inff());
-  F32 most = F32::set(-__builtin_inff()), odd = F32::set(0);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const F32 v = F32::load(x + i);
-    most = max(most, v);
-    odd = select(v < infinity, odd, v);
-  }
-  float m = reduce_max(most), strange = reduce_add(odd);
-  for (; i < n; ++i) {
-    m = m < x[i] ? x[i] : m;
-    if (!(x[i] < __builtin_inff())) strange += x[i];
-  }
-  return strange == 0 ? m : strange;
-}
-
 // y = e^(x - max x) / sum of these. As in PyTorch, a row of -inf only, or with a NaN or +inf, gives NaN.
 void softmax(const float* x, float* y, int64_t rows, int64_t n) {
   for (int64_t some; rows > 0; x += some * n, y += some * n, rows -= some) {

@@ -39,7 +39,8 @@ struct LinearArgs {
   int64_t residual_stride;
   float* y;  // [rows, n]
   int64_t y_stride;
-  float* maxima;  // or null; [rows, panels]: the largest value that each panel gives, or what is not below infinity
+  float* maxima;  // or null; [rows, panels]: the largest value that each panel gives, infinity where one is NaN; only
+                  // without an activation
   int64_t maxima_stride;
 };
 

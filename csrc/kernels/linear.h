@@ -18,8 +18,9 @@ constexpr int64_t kPanel = kPanelVectors * kLanes;
 // is the next panel. One that has to be unpacked, to twice its size, stays in L1 then.
 constexpr int64_t kChunkBytes = 128 << 10, kPackedChunkBytes = 16 << 10;
 
-// One row of one panel: sums -> y, as many columns as it has.
-template <class Format, class Activation>
+// One row of one panel: sums -> y, as many columns as it has. With kMaxima also the largest of them, where a NaN, which
+// max() would drop, counts as infinity.
+template <class Format, bool kMaxima, class Activation>
 inline void finish_row(const LinearArgs& args, Activation f, const typename Format::Sum::Lane* sums, int64_t row,
                        int64_t panel) {
   const int64_t width = args.gated ? kPanel / 2 : kPanel;  // columns of y that one panel makes
@@ -40,16 +41,24 @@ inline void finish_row(const LinearArgs& args, Activation f, const typename Form
     }
   };
   const auto out = [&](int64_t i) { return args.gated ? f(sum(i)) * sum(width + i) : f(sum(i)); };
+  const F32 infinity = F32::set(__builtin_inff());
+  F32 most = F32::set(-__builtin_inff());
   int64_t i = 0;
   for (; i + kLanes <= columns; i += kLanes) {
-    const F32 value = out(i);
-    (residual ? value + F32::load(residual + i) : value).store(y + i);
+    F32 value = out(i);
+    if (residual) value = value + F32::load(residual + i);
+    value.store(y + i);
+    if constexpr (kMaxima) most = max(most, select(value < infinity, value, infinity));
   }
   if (const int64_t tail = columns - i; tail > 0) {
     const F32 value = out(i);
     (residual ? value + F32::load(residual + i, tail) : value).store(y + i, tail);
   }
-  if (args.maxima) args.maxima[row * args.maxima_stride + panel] = largest(y, columns);
+  if constexpr (kMaxima) {
+    float m = reduce_max(most);
+    for (; i < columns; ++i) m = y[i] <= m ? m : y[i] < __builtin_inff() ? y[i] : __builtin_inff();
+    args.maxima[row * args.maxima_stride + panel] = m;
+  }
 }
 
 // What the sums of every row begin with.
@@ -63,8 +72,13 @@ inline const typename Format::Sum::Lane* start_of(const LinearArgs& args, int64_
 template <class Format>
 inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sums, int64_t row, int64_t rows,
                    int64_t panel) {
+  if (args.maxima) {
+    const auto identity = [](F32 x) { return x; };
+    for (int64_t r = 0; r < rows; ++r) finish_row<Format, true>(args, identity, sums + r * kPanel, row + r, panel);
+    return;
+  }
   with_activation(args.activation, [&](auto f) {
-    for (int64_t r = 0; r < rows; ++r) finish_row<Format>(args, f, sums + r * kPanel, row + r, panel);
+    for (int64_t r = 0; r < rows; ++r) finish_row<Format, false>(args, f, sums + r * kPanel, row + r, panel);
   });
 }
 

@@ -385,16 +385,22 @@ def uniform(seed: int, stream: int, step: int) -> float:
     """Number `step` of a stream of random numbers, in [0, 1)."""
 
 def best_continuations(
-    scores: _Float32, running: Sequence[float], groups: Sequence[tuple[int, int]], threads: int = 1
+    scores: _Float32,
+    running: Sequence[float],
+    groups: Sequence[tuple[int, int]],
+    threads: int = 1,
+    maxima: _Float32 | None = None,
 ) -> list[list[tuple[float, int, int]]]:
     """For each group the best (score, beam, token), best first; of equal ones the first.
 
     scores: [rows, vocabulary], to which `running` [rows] is added. groups: (rows, continuations wanted); beams are
-    counted within them. Minus infinity is left out. A group is empty where a score is NaN or plus infinity.
+    counted within them. Minus infinity is left out. A group is empty where a score is NaN or plus infinity. maxima: as
+    for `choose`, of the scores.
     """
 
-def log_softmax(logits: _Float32, threads: int = 1) -> None:
-    """Turns rows of logits [rows, vocabulary] into log probabilities, in place."""
+def log_softmax(logits: _Float32, threads: int = 1, maxima: _Float32 | None = None) -> None:
+    """Turns rows of logits [rows, vocabulary] into log probabilities, in place; and `maxima`, as for `choose`, into
+    those of the log probabilities."""
 
 def logprobs(
     logits: _Float32, tokens: npt.NDArray[np.int64], top_n: int = 0, threads: int = 1

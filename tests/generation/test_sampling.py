@@ -202,8 +202,8 @@ def test_the_error_names_the_step(model: qkv.Model, monkeypatch: pytest.MonkeyPa
     run = model.run_batch
 
     def breaking(outputs: Any, batch: Any, cancel: Any) -> list[np.ndarray]:
-        (logits,) = run(outputs, batch, cancel)
-        return [logits if batch.past[0] < 3 else np.full_like(logits, np.nan)]
+        arrays = run(outputs, batch, cancel)
+        return arrays if batch.past[0] < 3 else [np.full_like(array, np.nan) for array in arrays]
 
     monkeypatch.setattr(model, "run_batch", breaking)
     with pytest.raises(qkv.Error, match="step 4: the logits are not finite"):

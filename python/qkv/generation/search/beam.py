@@ -61,22 +61,28 @@ class BeamSearch(JointSearch):
 
     @classmethod
     def advance_all(
-        cls, searches: Sequence[Any], logits: NDArray[np.float32], maxima: Any, hidden: Sequence[Any]
+        cls,
+        searches: Sequence[Any],
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[Any],
     ) -> list[Exception | None]:
         threads = searches[0]._task.threads
-        _ext.log_softmax(logits, threads)
+        _ext.log_softmax(logits, threads, maxima)
         turns: list[_Turn] = []
         place = 0
         for search in searches:
             turns += search._turns(place)
             place += len(search._feeds)
         own = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
+        if any(s._task.rules.active or len(s._groups) > 1 for s in searches):
+            maxima = None  # rules and other groups change the scores
         errors: dict[BeamSearch, Exception] = {}
         for number in range(max(turn.number for turn in turns) + 1):
             now = [turn for turn in turns if turn.number == number and turn.search not in errors]
             if now:
                 scores = logits if len(now) == len(turns) else np.concatenate([logits[turn.rows] for turn in now])
-                errors |= _take_turns(now, scores, own, threads)
+                errors |= _take_turns(now, scores, maxima, own, threads)
         for search in searches:
             search._steps += 1
             search._feeds = [Feed(beam.sequence) for group in search._groups for beam in group.running]
@@ -148,9 +154,14 @@ class _Turn:
 
 
 def _take_turns(
-    turns: Sequence[_Turn], scores: NDArray[np.float32], own: NDArray[np.float32], threads: int
+    turns: Sequence[_Turn],
+    scores: NDArray[np.float32],
+    maxima: NDArray[np.float32] | None,
+    own: NDArray[np.float32],
+    threads: int,
 ) -> dict[BeamSearch, Exception]:
-    """`scores`: log probabilities for the rows of these turns; what the searches raised is returned."""
+    """`scores`: log probabilities for the rows of these turns; `maxima`: of these, if they are known. Returns what the
+    searches raised."""
     parts: list[slice] = []  # the rows of each turn
     groups: list[tuple[int, int]] = []
     rules: list[LogitRules] = []
@@ -167,7 +178,7 @@ def _take_turns(
             ids.append(beam.sequence.ids)
             running.append(beam.score)
     refused = LogitRules.apply_all(rules, ids, scores, threads)
-    ranks = _ext.best_continuations(scores, running, groups, threads)
+    ranks = _ext.best_continuations(scores, running, groups, threads, maxima)
     errors: dict[BeamSearch, Exception] = {}
     for turn, part, best in zip(turns, parts, ranks, strict=True):
         error = next((e for e in refused[part] if e is not None), None)
