@@ -48,7 +48,7 @@ sanitize: .venv/test
 	rm -rf build/sanitize/python && cp -r python build/sanitize/python && cp build/sanitize/_ext*.so build/sanitize/python/qkv/
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/python \
-	  $(BIN)/python -m pytest tests/kernels tests/checkpoint tests/models tests/generation tests/packed --timeout 900 \
+	  $(BIN)/python -m pytest tests/kernels tests/graph tests/checkpoint tests/models tests/generation tests/packed --timeout 900 \
 	  --deselect tests/kernels/test_symbols.py --deselect tests/models/test_loading.py
 
 bench: .venv/bench

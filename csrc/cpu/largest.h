@@ -14,8 +14,8 @@
 
 namespace qkv {
 
-// Calls body(row, part, first, count) for pieces of rows of n values: `count` of them from `first` on. Neighbouring
-// columns are done by one thread, as in the linear layer that wrote them: most of them are still in its cache.
+// Calls body(row, part, first, count) for pieces of rows of n values: `count` of them from `first` on. Pieces, so that
+// threads share a single row, too.
 constexpr int64_t kPart = 64 * kMaximaBlock;
 
 constexpr int64_t parts_of(int64_t n) { return (n + kPart - 1) / kPart; }
@@ -55,8 +55,8 @@ class RowMaxima {
   std::vector<float> largest_;
 };
 
-// Some bound that at least k values reach, and not many more: 1 <= k <= values.size(), none of them NaN. Halving the
-// distance to the largest takes a tenth of the time of putting values in order.
+// Some bound that at least k values reach, and mostly not many more: 1 <= k <= values.size(), none of them NaN. It is
+// looked for by halving the distance to the largest, which is less work than putting values in order.
 float bound_of(std::span<const float> values, size_t k);
 
 // The k-th largest value; of a copy that is kept in `scratch`, 1 <= k <= values.size().

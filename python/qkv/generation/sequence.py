@@ -33,19 +33,7 @@ class CachedSequence:
         source: what an encoder read for it. The keys and values depend on that, too, so its pages are for it alone.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_class",
-        "_forked",
-        "_place",
-        "_pool",
-        "ids",
-        "pages",
-        "past",
-        "planned",
-        "shared",
-        "source",
-    )  # fmt: skip
+    __slots__ = ("_class", "_forked", "_place", "_pool", "ids", "pages", "past", "planned", "shared", "source")
 
     def __init__(self, pool: PagePool, ids: Sequence[int], planned: int, source: Source | None = None) -> None:
         self._pool = pool
