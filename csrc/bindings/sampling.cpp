@@ -46,7 +46,7 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
   const Kernels& kernels = chosen_kernels();
   const auto rows = static_cast<int64_t>(tokens.size());
   const auto drawn = static_cast<double>(std::count_if(filters.begin(), filters.end(), [](auto& f) { return !!f; }));
-  threads = threads_for(blocks ? 1e6 * drawn : 20 * static_cast<double>(rows * n), threads);
+  threads = threads_for(blocks ? 8e5 * drawn : 20 * static_cast<double>(rows * n), threads);  // a draw: some 8 us
   with_team(threads, [&] {
     const auto maxima =
         blocks ? RowMaxima::found(kernels, blocks, rows, count, n) : RowMaxima(kernels, x, rows, n, threads);
