@@ -6,15 +6,18 @@
 namespace qkv {
 
 Work Run::attend(const AttentionShape& shape, const AttentionStrides& strides, KVCache* cache, int64_t layer) {
-  double pairs = 0, keys = 0, tokens = 0;  // query-key pairs that are looked at; keys and values read; queries
+  double pairs = 0, keys = 0, tokens = 0, stored = 0;  // query-key pairs looked at; keys read; queries; new keys
   for (const AttentionSequence& s : workspace_.attention.sequences) {
     pairs += attended_pairs(shape, s.past, s.queries, s.keys);
     keys += static_cast<double>(s.keys);
     tokens += static_cast<double>(s.queries);
+    stored += static_cast<double>(s.new_keys);
   }
   const auto dim = static_cast<double>(shape.head_dim);
   const double flops = 4 * pairs * dim * static_cast<double>(shape.heads);
-  attention(kernels_, shape, strides, cache, layer, threads_for(flops, threads_), workspace_.attention);
+  constexpr double kStoreWork = 50;  // of a value, in the unit of threads_for
+  const double work = flops + kStoreWork * 2 * stored * dim * static_cast<double>(shape.kv_heads);
+  attention(kernels_, shape, strides, cache, layer, threads_for(work, threads_), workspace_.attention);
   const double bytes =
       keys * static_cast<double>(shape.kv_heads * page_bytes(shape.type, shape.head_dim)) / kPageTokens +
       8 * tokens * dim * static_cast<double>(shape.heads);

@@ -32,9 +32,9 @@ struct Float32Page {
     return F32::load((const float*)values + slot * stride + column);
   }
 
-  // A key, in place, becomes words of 32 bits; kLanes keys are transposed together.
+  // A key, padded with zeros, becomes words of 32 bits; kLanes keys are transposed together.
   static int64_t words(int64_t dim) { return dim; }
-  static void key_words(float*, int64_t, float*) {}
+  static void key_words(const float* key, int64_t dim, float* words, float*) { copy_padded(key, dim, dim, words); }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     if (n == kLanes) __builtin_memcpy((float*)keys + at, words, sizeof(float) * kLanes);
     else __builtin_memcpy((float*)keys + at, words, (size_t)n * sizeof(float));
@@ -69,10 +69,10 @@ struct Bf16Page {
   }
 
   static int64_t words(int64_t dim) { return (dim + 1) / 2; }
-  static void key_words(float* key, int64_t dim, float*) {
-    for (int64_t i = 0; i < (dim + 1) / 2; ++i) {  // a key is padded with zeros
+  static void key_words(const float* __restrict key, int64_t dim, float* __restrict words, float*) {
+    for (int64_t i = 0; i < (dim + 1) / 2; ++i) {
       const uint32_t pair = bfloat16_bits(key[2 * i]) | bfloat16_bits(key[2 * i + 1]) << 16;
-      __builtin_memcpy(key + i, &pair, sizeof pair);
+      __builtin_memcpy(words + i, &pair, sizeof pair);
     }
   }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
@@ -128,7 +128,9 @@ struct Int8Page {
   }
 
   static int64_t words(int64_t dim) { return dim; }
-  static void key_words(float* key, int64_t dim, float* scale) { *scale = quantise(key, value_stride(dim), key); }
+  static void key_words(const float* key, int64_t dim, float* words, float* scale) {
+    *scale = quantise(key, value_stride(dim), words);
+  }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     int8_t* y = (int8_t*)keys + at;
     if (n == kLanes)
@@ -170,6 +172,7 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
   const auto turn = rotation(args.interleaved);
   float* rows = args.scratch;             // [kLanes][stride] words
   float* block = rows + kLanes * stride;  // [kLanes][kLanes]
+  float* key = block + kLanes * kLanes;   // [stride]
   for (int64_t done = 0, n; done < count; done += n) {
     const int64_t slot = (first + done) % kPageTokens, free = kLanes - slot % kLanes;
     n = count - done < free ? count - done : free;
@@ -177,11 +180,10 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
     uint8_t* values = keys + key_bytes(Page::kType, dim);
     float* scales = (float*)(values + kPageTokens * stride);  // where the type has them
     for (int64_t i = 0; i < n; ++i) {
-      float* row = rows + i * stride;
       const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
-      turn(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, row);
-      for (int64_t c = dim; c < stride; ++c) row[c] = 0;
-      Page::key_words(row, dim, scales + slot + i);
+      turn(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, key);
+      for (int64_t c = dim; c < stride; ++c) key[c] = 0;
+      Page::key_words(key, dim, rows + i * stride, scales + slot + i);
     }
     for (int64_t word = 0; word < words; word += kLanes) {
       transpose(rows + word, stride, block, kLanes);
