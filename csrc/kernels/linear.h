@@ -69,14 +69,17 @@ inline const typename Format::Sum::Lane* start_of(const LinearArgs& args, int64_
   else return zeros;
 }
 
+// As finish(), for an output layer. A function of its own, so that the other stays small enough to be inlined.
+template <class Format>
+[[gnu::noinline]] void finish_with_maxima(const LinearArgs& args, const typename Format::Sum::Lane* sums, int64_t row,
+                                          int64_t rows, int64_t panel) {
+  const auto identity = [](F32 x) { return x; };
+  for (int64_t r = 0; r < rows; ++r) finish_row<Format, true>(args, identity, sums + r * kPanel, row + r, panel);
+}
+
 template <class Format>
 inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sums, int64_t row, int64_t rows,
                    int64_t panel) {
-  if (args.maxima) {
-    const auto identity = [](F32 x) { return x; };
-    for (int64_t r = 0; r < rows; ++r) finish_row<Format, true>(args, identity, sums + r * kPanel, row + r, panel);
-    return;
-  }
   with_activation(args.activation, [&](auto f) {
     for (int64_t r = 0; r < rows; ++r) finish_row<Format, false>(args, f, sums + r * kPanel, row + r, panel);
   });
@@ -107,7 +110,10 @@ inline void multiply_chunk(const LinearArgs& args, int64_t row, int64_t rows, in
     const Ahead ahead = {chunk.next + chunk.bytes * tile / tiles, chunk.bytes / tiles / steps};
     tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride, args.x_stride, w, kStep, chunk.k, start,
                                      chunk.first ? 0 : kPanel, c, kPanel, ahead);
-    if (chunk.last) finish<Format>(args, c, row + r, n, panel);
+    if (chunk.last) {
+      if (args.maxima) finish_with_maxima<Format>(args, c, row + r, n, panel);
+      else finish<Format>(args, c, row + r, n, panel);
+    }
     r += n;
   }
 }
