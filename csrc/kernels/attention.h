@@ -21,6 +21,7 @@ struct QueryTile {
   int64_t row, rows;
   Span seen[kTileRows];
 
+  bool fetches() const { return row == 0; }  // keys and values from memory: later tiles find them in the cache
   int64_t first_block() const { return seen[0].first / kBlockTokens; }
   int64_t end_block() const { return (seen[rows - 1].end + kBlockTokens - 1) / kBlockTokens; }
   bool starts_in_one_block() const { return first_block() == seen[rows - 1].first / kBlockTokens; }
@@ -91,13 +92,15 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
     const Span seen = tile.seen_in(block, r);
     if (seen.first < all.first) add(r, seen.first, seen.end < all.first ? seen.end : all.first);
   }
+  const uint8_t* next_block = block + 1 < tile.end_block() ? pages[kBlockTokens / kPageTokens] : pages[0];
   multiply_pages<Format>(rows, stride / kLanes, weights + all.first, kBlockTokens,
                          {.pages = pages + all.first / kPageTokens,
                           .offset = offset,
                           .stride = stride * kGroup,
                           .per_page = kPageTokens,
                           .past = all.first % kPageTokens,
-                          .k = all.end - all.first},
+                          .k = all.end - all.first,
+                          .behind = tile.fetches() ? next_block : nullptr},
                          fresh, o, stride);
   for (int64_t r = 0; r < rows; ++r) {
     const Span seen = tile.seen_in(block, r);
@@ -132,16 +135,19 @@ inline void score_block(const AttentionArgs& args, const QueryTile& tile, int64_
   const int64_t rows = tile.rows, dim = args.head_dim, stride = value_stride(dim);
   const uint8_t* const* pages = args.pages + block * (kBlockTokens / kPageTokens);
   const Span some = span_seen(tile, block);
+  const int64_t values = key_bytes(Page::kType, dim);
   for (int64_t key = some.first, n; key < some.end; key += n) {
     const int64_t slot = key % kPageTokens, left = some.end - key;
     n = left < kPageTokens - slot ? left : kPageTokens - slot;
+    const uint8_t* next = n < left ? pages[key / kPageTokens + 1] : pages[some.first / kPageTokens] + values;
     multiply_pages<Format>(rows, n / kLanes, q, stride,
                            {.pages = pages + key / kPageTokens,
                             .offset = slot * Format::kGroup * (int64_t)sizeof(typename Format::B),
                             .stride = kPageTokens * Format::kGroup,
                             .per_page = dim,
                             .past = 0,
-                            .k = dim},
+                            .k = dim,
+                            .behind = tile.fetches() ? next : nullptr},
                            true, scores + key, kBlockTokens);
   }
 

@@ -11,10 +11,12 @@ namespace {
 
 // The right-hand side of a product over pages: `k` of its rows, `per_page` of them in a page, where the matrix begins
 // `offset` bytes from the start and `stride` elements lie between two groups of rows. `past` rows of the first page
-// are left out.
+// are left out. While the tile uses a page it asks the memory for the next one, and during the last for what lies at
+// `behind`; null: for nothing.
 struct PagedMatrix {
   const uint8_t* const* pages;
   int64_t offset, stride, per_page, past, k;
+  const uint8_t* behind;
 };
 
 // C (+)= A . B with sums held in registers over all pages.
@@ -30,11 +32,13 @@ void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fre
   for (int64_t left = b.k, past = b.past, n; left > 0; left -= n, past = 0) {
     n = left < b.per_page - past ? left : b.per_page - past;
     auto* w = (const typename Format::B*)(*page++ + b.offset) + past / Format::kGroup * b.stride;
+    const uint8_t* ahead = !b.behind ? nullptr : left > n ? *page + b.offset : b.behind;
     for (int64_t g = 0; g < n / Format::kGroup; ++g) {
-      // A single row waits for memory: see tile().
-      if constexpr (Rows == 1)
+      if (ahead) {
         for (size_t line = 0; line < Vectors * kLanes * Format::kGroup * sizeof *w; line += kAlignment)
-          __builtin_prefetch((const char*)w + 4096 + line);
+          __builtin_prefetch(ahead + line, 0, 2);
+        ahead += b.stride * (int64_t)sizeof *w;
+      }
       Format::step(acc, a, a_stride, w);
       a += Format::kGroup;
       w += b.stride;
@@ -75,7 +79,9 @@ inline void multiply_pages(int64_t rows, int64_t vectors, const float* a, int64_
       if (n == 3) paged_rows<Format, 3>(rows, a, a_stride, b, fresh, c, c_stride);
       if (n == 4) paged_rows<Format, 4>(rows, a, a_stride, b, fresh, c, c_stride);
     }
-    b.offset += n * kLanes * Format::kGroup * (int64_t)sizeof(typename Format::B);
+    const int64_t bytes = n * kLanes * Format::kGroup * (int64_t)sizeof(typename Format::B);
+    b.offset += bytes;
+    if (b.behind) b.behind += bytes;
     c += n * kLanes;
   }
 }

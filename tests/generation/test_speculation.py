@@ -87,14 +87,16 @@ def test_another_vocabulary(model: qkv.Model, tiny: Any) -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 6))
-def test_lookup_finds_the_latest_of_the_longest_matches(ids: list[int], longest: int, most: int) -> None:
+def test_lookup_follows_the_latest_of_the_longest_matches(ids: list[int], longest: int, most: int) -> None:
     lookup = PromptLookup(longest)
     for end in range(1, len(ids) + 1):
         text, expected = ids[:end], []
         for n in range(min(longest, end - 1), 0, -1):
             starts = [i for i in range(end - n) if text[i : i + n] == text[-n:]]
             if starts:
-                expected = text[starts[-1] + n :][:most]
+                start = starts[-1] + n
+                agree = next((i for i in range(start) if text[start - i - 1] != text[-i - 1]), start)
+                expected = text[start:][: min(most, 2 * agree - 1)]  # the more agree, the further
                 break
         assert lookup.draft(text, most) == expected
 

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from qkv.model import Model
 
 
+# Guesses after a wrong one, at least.
+_FEW = 2
+
+
 class DraftModel:
-    """
+    """Guesses as many tokens as were right the last time and one more, or twice as many where all were.
+
     Args:
         model: a decoder.
         prompt: token ids.
@@ -41,6 +46,8 @@ class DraftModel:
         self._planned = min(planned, model.context_length or planned)
         self._filters = filters
         self._draw = draw
+        self._guessed = 0  # tokens, in the last call
+        self._next: int | None = None
         self._sequence = CachedSequence(model.kv_pool, prompt, self._planned)
         # without room, or within a shorter context, there are no guesses; the text is the same
         pool, pages = model.kv_pool, pages_for(self._planned) + 1
@@ -54,12 +61,14 @@ class DraftModel:
         agreed = self._start
         while agreed < min(len(ids), len(sequence.ids)) and sequence.ids[agreed] == ids[agreed]:
             agreed += 1
+        if self._guessed:
+            right = agreed - (len(sequence.ids) - self._guessed)
+            self._next = 2 * right if right == self._guessed else max(_FEW, right + 1)
         sequence.past = min(sequence.past, agreed)
         sequence.ids[agreed:] = ids[agreed:]
-        most = min(most, self._planned - len(ids))
-        if self._reservation is None or most <= 0:
-            return []
-        while len(sequence.ids) < len(ids) + most:
+        room = self._planned - len(ids) if self._reservation else 0
+        self._guessed = max(0, min(most, room, self._next or most))
+        while len(sequence.ids) < len(ids) + self._guessed:
             token = choose_one(self._filters, self._logits(), self._draw(len(sequence.ids) - self._start), "draft")
             sequence.ids.append(token)
         return sequence.ids[len(ids) :]

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from qkv.generation.sequence import CachedSequence
 
 
-# Guesses after a wrong one, at least.
-_FEW = 2
-
-
 class Drafter(Protocol):
     """Guesses what follows."""
 
@@ -43,25 +39,28 @@ class Drafter(Protocol):
 
 class PromptLookup:
     """Guesses that what followed the last few tokens before follows them again (Saxena 2023). Texts that quote from
-    their prompt, such as summaries and corrected code, often do.
+    their prompt, such as summaries and corrected code, often do. The more tokens agree, the further goes the guess: a
+    single one is mostly chance, within a quotation all agree.
 
     Args:
-        most_matched: tokens that are looked for, at most; the longest match counts, and of several the latest.
+        most_sought: tokens that are looked for, at most; the longest match counts, and of several the latest.
     """
 
-    def __init__(self, most_matched: int) -> None:
-        self._most_matched = most_matched
+    def __init__(self, most_sought: int) -> None:
+        self._most_sought = most_sought
         self._seen = 0  # ids that are in `_after`
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where the latest one that something follows ends
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
         for end in range(max(self._seen, 1), len(ids)):
-            for n in range(1, min(self._most_matched, end) + 1):
+            for n in range(1, min(self._most_sought, end) + 1):
                 self._after[tuple(ids[end - n : end])] = end
         self._seen = len(ids)
-        for n in range(min(self._most_matched, len(ids) - 1), 0, -1):
+        for n in range(min(self._most_sought, len(ids) - 1), 0, -1):
             if (start := self._after.get(tuple(ids[-n:]))) is not None:
-                return list(ids[start : start + most])
+                while n < start and 2 * n <= most and ids[start - n - 1] == ids[-n - 1]:
+                    n += 1  # more agree than were looked for
+                return list(ids[start : start + min(most, 2 * n - 1)])
         return []
 
     def release(self) -> None:
@@ -84,7 +83,6 @@ class SpeculativeSearch(Search):
             assert options.prompt_lookup_num_tokens
             self._drafter = PromptLookup(options.max_matching_ngram_size)
             self._most = options.prompt_lookup_num_tokens
-        self._next = self._most
         self._drafts: list[int] = []
         self._drafted = self._accepted = self._runs = 0
 
@@ -119,11 +117,6 @@ class SpeculativeSearch(Search):
         self._runs += bool(self._drafts)
         self._drafted += len(self._drafts)
         self._accepted += accepted
-        if self._drafts:
-            # As many as were right and one more, or twice as many where all were. Few rows cost little more than one:
-            # 4 of them 1.15 times as much, 8 of them 1.45 times (GPT-2 124M in int8, AVX-512 VNNI).
-            right = accepted == len(self._drafts)
-            self._next = min(self._most, 2 * self._next if right else max(_FEW, accepted + 1))
         self._drafts = []
         if line.finish_reason:
             self._drafter.release()
@@ -131,7 +124,7 @@ class SpeculativeSearch(Search):
         line.sequence.advance(accepted)
         room = task.limit - line.step - 1
         if room > 0:
-            self._drafts = self._drafter.draft(line.sequence.ids, min(self._next, room))
+            self._drafts = self._drafter.draft(line.sequence.ids, min(self._most, room))
 
     @property
     def finished(self) -> bool:
