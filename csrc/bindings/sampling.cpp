@@ -48,8 +48,7 @@ std::vector<int64_t> choose(const std::vector<std::optional<SamplingFilters>>& f
   const auto drawn = static_cast<double>(std::count_if(filters.begin(), filters.end(), [](auto& f) { return !!f; }));
   threads = threads_for(blocks ? 8e5 * drawn : 20 * static_cast<double>(rows * n), threads);  // a draw: some 8 us
   with_team(threads, [&] {
-    const auto maxima =
-        blocks ? RowMaxima::found(kernels, blocks, rows, count, n) : RowMaxima(kernels, x, rows, n, threads);
+    const auto maxima = blocks ? RowMaxima::found(kernels, blocks, count, n) : RowMaxima(kernels, x, rows, n, threads);
     parallel_for(rows, threads, [&](int64_t row, int) {
       thread_local SamplingWorkspace workspace;
       const auto i = static_cast<size_t>(row);

@@ -42,9 +42,9 @@ std::vector<std::vector<Continuation>> best_continuations(const Kernels& kernels
   const auto count = static_cast<int64_t>(rows.size());
   threads = threads_for(20 * static_cast<double>(vocab * count), threads);
   with_team(threads, [&] {
-    const auto maxima = blocks.empty() ? RowMaxima(kernels, scores, count, vocab, threads)
-                                       : RowMaxima::found(kernels, blocks.data(), count,
-                                                          static_cast<int64_t>(blocks.size()) / count, vocab);
+    const auto maxima =
+        blocks.empty() ? RowMaxima(kernels, scores, count, vocab, threads)
+                       : RowMaxima::found(kernels, blocks.data(), static_cast<int64_t>(blocks.size()) / count, vocab);
     parallel_for(count, threads, [&](int64_t row, int) {
       const auto i = static_cast<size_t>(row);
       const auto [beam, most] = beams[i];

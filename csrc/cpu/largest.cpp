@@ -7,7 +7,8 @@
 namespace qkv {
 
 RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads)
-    : each_((n + kMaximaBlock - 1) / kMaximaBlock),
+    : kernels_(kernels),
+      each_((n + kMaximaBlock - 1) / kMaximaBlock),
       own_(static_cast<size_t>(rows * each_)),
       blocks_(own_.data()),
       largest_(static_cast<size_t>(rows), -std::numeric_limits<float>::infinity()) {
@@ -23,25 +24,27 @@ RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64
   }
 }
 
-RowMaxima RowMaxima::found(const Kernels& kernels, const float* blocks, int64_t rows, int64_t count, int64_t n) {
-  RowMaxima maxima;
+RowMaxima RowMaxima::found(const Kernels& kernels, const float* blocks, int64_t count, int64_t n) {
+  RowMaxima maxima(kernels);
   int64_t block = kMaximaBlock;  // the panels of the instruction sets have so many columns, or a power of two fewer
   while (block > 1 && (n + block - 1) / block < count) block /= 2;
   require((n + block - 1) / block == count, "logits of ", n, " tokens have no ", count, " maxima");
   maxima.block_ = block;
   maxima.each_ = count;
   maxima.blocks_ = blocks;
-  std::vector<float> some(static_cast<size_t>(count / kMaximaBlock + 1));
-  for (int64_t row = 0; row < rows; ++row)
-    maxima.largest_.push_back(kernels.block_maxima(blocks + row * count, count, some.data()));
   return maxima;
 }
 
-float bound_of(std::span<const float> values, size_t k) {
-  const auto from = [values](float bound) {
-    size_t count = 0;
-    for (const float value : values) count += value >= bound;
-    return count;
+Maxima RowMaxima::operator[](int64_t row) const {
+  const std::span<const float> blocks(blocks_ + row * each_, static_cast<size_t>(each_));
+  if (!largest_.empty()) return {&kernels_, blocks, block_, largest_[static_cast<size_t>(row)]};
+  std::vector<float> some(blocks.size() / kMaximaBlock + 1);
+  return {&kernels_, blocks, block_, kernels_.block_maxima(blocks.data(), each_, some.data())};
+}
+
+float bound_of(const Kernels& kernels, std::span<const float> values, size_t k) {
+  const auto from = [&](float bound) {
+    return static_cast<size_t>(kernels.count_from(bound, values.data(), std::ssize(values)));
   };
   float high = values[0], low = values[0];
   for (const float value : values) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -30,6 +31,7 @@ void for_parts(int64_t rows, int64_t n, int threads, const Body& body) {
 
 // A row of values, seen from afar.
 struct Maxima {
+  const Kernels* kernels;
   std::span<const float> blocks;  // the largest of each `block` values, the last block shorter
   int64_t block;
   float largest;  // of all: NaN if there is one, -inf of no values
@@ -38,26 +40,25 @@ struct Maxima {
 class RowMaxima {
  public:
   RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads);
-  // As the linear layer that gave rows of n values found them: blocks [rows, count], which outlive this. Throws Error
+  // As the linear layer that gave rows of n values found them: blocks [..., count], which outlive this. Throws Error
   // when no block size fits.
-  static RowMaxima found(const Kernels& kernels, const float* blocks, int64_t rows, int64_t count, int64_t n);
+  static RowMaxima found(const Kernels& kernels, const float* blocks, int64_t count, int64_t n);
   RowMaxima(RowMaxima&&) = default;
-  Maxima operator[](int64_t row) const {
-    return {{blocks_ + row * each_, static_cast<size_t>(each_)}, block_, largest_[static_cast<size_t>(row)]};
-  }
+  Maxima operator[](int64_t row) const;
 
  private:
-  RowMaxima() = default;
+  explicit RowMaxima(const Kernels& kernels) : kernels_(kernels) {}
 
+  const Kernels& kernels_;
   int64_t block_ = kMaximaBlock, each_ = 0;  // values of a block, blocks of a row
   std::vector<float> own_;
   const float* blocks_ = nullptr;  // [rows, each_]
-  std::vector<float> largest_;
+  std::vector<float> largest_;     // of rows; empty where blocks were found, of which it is then the largest
 };
 
 // Some bound that at least k values reach, and mostly not many more: 1 <= k <= values.size(), none of them NaN. It is
 // looked for by halving the distance to the largest, which is less work than putting values in order.
-float bound_of(std::span<const float> values, size_t k);
+float bound_of(const Kernels& kernels, std::span<const float> values, size_t k);
 
 // The k-th largest value; of a copy that is kept in `scratch`, 1 <= k <= values.size().
 inline float kth_largest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
@@ -69,28 +70,25 @@ inline float kth_largest(std::span<const float> values, size_t k, std::vector<fl
 
 // At least k values reach this bound, k >= 1, as the maxima of so many blocks do.
 inline float bound_of_largest(const Maxima& maxima, size_t k) {
-  return k <= maxima.blocks.size() ? bound_of(maxima.blocks, k) : -std::numeric_limits<float>::infinity();
+  return k <= maxima.blocks.size() ? bound_of(*maxima.kernels, maxima.blocks, k)
+                                   : -std::numeric_limits<float>::infinity();
 }
 
 // Calls use(i) for each x[i] >= bound, in order.
 template <class Use>
 void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use) {
-  constexpr int64_t kSome = 16;
-  for (size_t block = 0; block < maxima.blocks.size(); ++block)  // the few are far from each other, and from any cache
-    if (maxima.blocks[block] >= bound)
-      for (int64_t i = 0; i < maxima.block; i += kAlignment / 4)
-        __builtin_prefetch(x + static_cast<int64_t>(block) * maxima.block + i);
-  for (size_t block = 0; block < maxima.blocks.size(); ++block) {
-    if (maxima.blocks[block] < bound) continue;
-    const int64_t start = static_cast<int64_t>(block) * maxima.block;
-    const int64_t end = std::min(n, start + maxima.block);
-    for (int64_t i = start; i < end; i += kSome) {
-      int any = end - i < kSome;
-      if (!any)
-        for (int64_t j = i; j < i + kSome; ++j) any |= x[j] >= bound;  // the compiler makes vectors of this
-      for (int64_t j = i; any && j < std::min(end, i + kSome); ++j)
-        if (x[j] >= bound) use(j);
-    }
+  thread_local std::vector<int64_t> blocks;
+  const Kernels& kernels = *maxima.kernels;
+  blocks.resize(maxima.blocks.size());
+  blocks.resize(static_cast<size_t>(
+      kernels.positions_from(bound, maxima.blocks.data(), std::ssize(maxima.blocks), blocks.data())));
+  for (const int64_t block : blocks)  // the few are far from each other, and from any cache
+    for (int64_t i = 0; i < maxima.block; i += kAlignment / 4) __builtin_prefetch(x + block * maxima.block + i);
+  std::array<int64_t, kMaximaBlock> found;
+  for (const int64_t block : blocks) {
+    const int64_t start = block * maxima.block;
+    const int64_t count = kernels.positions_from(bound, x + start, std::min(maxima.block, n - start), found.data());
+    for (int64_t i = 0; i < count; ++i) use(start + found[static_cast<size_t>(i)]);
   }
 }
 

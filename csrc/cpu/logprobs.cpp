@@ -54,7 +54,7 @@ void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, std:
   const auto count = rows > 0 ? static_cast<int64_t>(blocks.size()) / rows : 0;
   with_team(threads, [&] {
     const auto maxima =
-        count > 0 ? RowMaxima::found(kernels, blocks.data(), rows, count, n) : RowMaxima(kernels, x, rows, n, threads);
+        count > 0 ? RowMaxima::found(kernels, blocks.data(), count, n) : RowMaxima(kernels, x, rows, n, threads);
     const std::vector<double> norms = log_sum_exps(kernels, x, rows, n, maxima, threads);
     const auto subtract = [&](int64_t row, float* y, int64_t values) {
       const double norm = norms[static_cast<size_t>(row)];

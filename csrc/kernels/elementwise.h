@@ -154,6 +154,30 @@ float block_maxima(const float* x, int64_t n, float* most) {
   return strange < __builtin_inff() ? largest : strange;
 }
 
+// The lanes of a mask that are not set.
+inline uint32_t others(Mask mask) { return ~mask.lanes() & ((1u << kLanes) - 1); }
+
+int64_t count_from(float bound, const float* x, int64_t n) {
+  const F32 least = F32::set(bound), zero = F32::set(0), one = F32::set(1);
+  F32 counts = zero;  // exact: n < 2^24
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) counts = counts + select(F32::load(x + i) < least, zero, one);
+  int64_t count = (int64_t)reduce_add(counts);
+  for (; i < n; ++i) count += x[i] >= bound;
+  return count;
+}
+
+int64_t positions_from(float bound, const float* x, int64_t n, int64_t* positions) {
+  const F32 least = F32::set(bound);
+  int64_t count = 0, i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (uint32_t found = others(F32::load(x + i) < least); found; found &= found - 1)
+      positions[count++] = i + __builtin_ctz(found);
+  for (; i < n; ++i)
+    if (x[i] >= bound) positions[count++] = i;
+  return count;
+}
+
 // Each sum is a chain of additions that wait for each other: as many blocks as a vector has lanes go together, turned
 // so that a lane belongs to a block.
 void block_sums(const float* x, int64_t n, double* sums) {

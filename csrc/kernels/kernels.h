@@ -188,6 +188,9 @@ struct Kernels {
   // The largest of each kMaximaBlock values of x, the last block shorter; returns that of all, or NaN if there is one.
   float (*block_maxima)(const float* x, int64_t n, float* most);
   void (*block_sums)(const float* x, int64_t n, double* sums);  // of the same blocks, each added up in order
+  // How many of x, none of them NaN, are at least `bound`, and which, in order; n < 2^24.
+  int64_t (*count_from)(float bound, const float* x, int64_t n);
+  int64_t (*positions_from)(float bound, const float* x, int64_t n, int64_t* positions);
   void (*map)(Function, const float* x, float* y, int64_t n);
   void (*add)(const float* x, float* y, int64_t n);                       // y += x
   void (*add_scaled)(const float* x, float factor, float* y, int64_t n);  // y += factor * x

@@ -14,6 +14,7 @@ constexpr int kActivationOffset = 0;
 
 struct Mask {
   __m256 bits;
+  uint32_t lanes() const { return (uint32_t)_mm256_movemask_ps(bits); }  // a bit for each, the first one lowest
 };
 
 inline __m256i first_lanes(int64_t n) {

@@ -23,6 +23,7 @@ constexpr int kActivationOffset = 0;
 
 struct Mask {
   __mmask16 bits;
+  uint32_t lanes() const { return bits; }  // a bit for each, the first one lowest
 };
 
 inline __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }

@@ -20,6 +20,10 @@ constexpr int kActivationOffset = 0;
 
 struct Mask {
   uint32x4_t bits;
+  uint32_t lanes() const {  // a bit for each, the first one lowest
+    const uint32x4_t weights = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(bits, weights));
+  }
 };
 
 struct F32 {

@@ -17,6 +17,10 @@ typedef int32_t Vec4i __attribute__((vector_size(16)));
 
 struct Mask {
   Vec4i bits;
+  uint32_t lanes() const {  // a bit for each, the first one lowest
+    const Vec4i set = bits & Vec4i{1, 2, 4, 8};
+    return (uint32_t)(set[0] | set[1] | set[2] | set[3]);
+  }
 };
 
 struct F32 {

@@ -15,13 +15,12 @@ from qkv import _ext
 from qkv.batches import PREFILL_TOKENS
 from qkv.errors import Error
 from qkv.generation.pool import pages_for
-from qkv.generation.shares import Outcome, Share, run
+from qkv.generation.shares import Outcome, Plan, Share
 from qkv.source import SOURCE_TOKENS, Source
 
 if TYPE_CHECKING:
     from qkv.generation.pool import PagePool, Reservation
     from qkv.generation.request import Request
-    from qkv.generation.search import Search
     from qkv.model import Model
 
 # Of prompts in one run where texts are being written: how long these wait for a prompt.
@@ -60,6 +59,7 @@ class Scheduler:
         self._hidden: dict[Request, list[NDArray[np.float32]]] = {}
         self._done: list[Request] = []  # finished or gone on, and not yet reported
         self._lacking: tuple[PagePool, int] | None = None  # what the first one that waits finds no room for
+        self._next = Plan([], model.logit_outputs)
         self._at_work: list[Share] = []  # of the current run
         self._cancel = _ext.Cancel()
 
@@ -96,13 +96,13 @@ class Scheduler:
         self._end_early()
         started = time.perf_counter()
         self._admit()
-        shares = self._plan()
-        if shares:
-            self._set_to_work(shares)
-            self._advance(shares, run(self._model, shares, self._cancel))
+        plan = self._plan()
+        if plan.shares:
+            self._set_to_work(plan.shares)
+            self._advance(plan, plan.run(self._model, self._cancel))
             for pool in self._pools:
                 pool.note_run()
-            self._note(shares, time.perf_counter() - started)
+            self._note(plan.shares, time.perf_counter() - started)
         elif self._lacking and not self._done:
             self._lacking[0].wait_for_room(self._lacking[1], _PATIENCE)
         done, self._done = self._done, []
@@ -156,6 +156,7 @@ class Scheduler:
         for request in [*self._running, *self._waiting]:
             request.release()
         self._running, self._waiting, self._done, self._hidden = [], [], [], {}
+        self._next = Plan([], self._model.logit_outputs)
 
     def _end_early(self) -> None:
         """Requests that were cancelled or whose time is over."""
@@ -242,16 +243,15 @@ class Scheduler:
         finally:
             together.release()  # what was not taken over
 
-    def _plan(self) -> list[Share]:
-        """The next run. Requests of one kind of search lie together."""
+    def _plan(self) -> Plan:
+        """The next run."""
         shares = [Share.next(r) for r in self._running if not r.prefilling]
         if len(shares) < len(self._running):
             self._plan_prompts(shares, PREFILL_TOKENS_BESIDE_DECODING if shares else PREFILL_TOKENS)
-        for share in shares:
-            if share.request.kind is not shares[0].request.kind:
-                shares.sort(key=lambda share: share.request.kind.__name__)
-                break
-        return shares
+        if shares != self._next.shares:
+            shares.sort(key=lambda share: share.request.kind.__name__)
+            self._next = Plan(shares, self._model.logit_outputs)
+        return self._next
 
     def _plan_prompts(self, shares: list[Share], room: int) -> None:
         """Add parts of prompts, at most `room` tokens of them."""
@@ -268,29 +268,25 @@ class Scheduler:
             room -= share.tokens
             shares.append(share)
 
-    def _advance(self, shares: Sequence[Share], made: Outcome) -> None:
+    def _advance(self, plan: Plan, made: Outcome) -> None:
         """Hand what the run made to the searches, those of one kind together."""
-        token = row = 0
-        kinds: dict[type[Search], tuple[list[Request], int]] = {}  # and the first of their rows
-        for share in shares:
-            request = share.request
-            if made.hidden is not None:
-                if request.kind.wants_hidden:
-                    self._hidden.setdefault(request, []).append(made.hidden[token : token + share.tokens])
-                token += share.tokens
-            if share.rows:
-                if request.kind not in kinds:
-                    kinds[request.kind] = ([], row)
-                kinds[request.kind][0].append(request)
-                row += share.rows
-        ends = [*(first for _, first in kinds.values()), row][1:]
-        for (kind, (requests, first)), end in zip(kinds.items(), ends, strict=True):
+        if made.hidden is not None:
+            self._keep_hidden(plan.shares, made.hidden)
+        for kind, requests, searches, rows in plan.groups:
             states = [self._hidden_of(r) if kind.wants_hidden else None for r in requests]
-            maxima = None if made.maxima is None else made.maxima[first:end]
-            errors = kind.advance_all([r.search for r in requests], made.logits[first:end], maxima, states)
+            maxima = None if made.maxima is None else made.maxima[rows]
+            errors = kind.advance_all(searches, made.logits[rows], maxima, states)
             for request, error in zip(requests, errors, strict=True):
                 if error is not None:
                     request.fail(error)
+
+    def _keep_hidden(self, shares: Sequence[Share], hidden: NDArray[np.float32]) -> None:
+        """For the searches that want them: until all of a prompt has been read."""
+        token = 0
+        for share in shares:
+            if share.request.kind.wants_hidden:
+                self._hidden.setdefault(share.request, []).append(hidden[token : token + share.tokens])
+            token += share.tokens
 
     def _hidden_of(self, request: Request) -> NDArray[np.float32] | None:
         pieces = self._hidden.pop(request, None)

@@ -1,4 +1,4 @@
-"""One run of the program for parts of many requests."""
+"""One run of the program for parts of many requests: what it reads, and what it gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkv import _ext
-from qkv.generation.search import Feed
+from qkv.generation.search import Feed, Search
 from qkv.generation.sequence import CachedSequence, read
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qkv.model import Model
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Share:
     """A request's part of a run.
 
@@ -64,6 +64,63 @@ class Share:
         return share
 
 
+class Group(NamedTuple):
+    """The requests of a plan whose searches are of one kind and get logits, which lie together in these rows."""
+
+    kind: type[Search]
+    requests: list[Request]
+    searches: list[Search]
+    rows: slice
+
+
+class Plan:
+    """A run. The one of the next tokens is the same again, as long as nobody joins or leaves.
+
+    Attributes:
+        shares: in the order in which they are read, those of one kind of search together.
+        groups: of those that get logits.
+    """
+
+    def __init__(self, shares: list[Share], outputs: Sequence[str]) -> None:
+        """`outputs`: of the program, for logits."""
+        self.shares = shares
+        self.groups: list[Group] = []
+        self._sequences: list[CachedSequence] = []
+        self._drafts: list[Sequence[int]] = []
+        self._counts: list[int] = []
+        self._rows: list[int] = []
+        self._wants_hidden = False
+        row = 0
+        for share in shares:
+            request = share.request
+            self._counts += share.counts
+            for sequence, guessed in share.feeds:
+                self._sequences.append(sequence)
+                self._drafts.append(guessed)
+                self._rows.append(1 + len(guessed) if share.rows else 0)
+            self._wants_hidden = self._wants_hidden or request.kind.wants_hidden
+            if share.rows:
+                if not self.groups or self.groups[-1].kind is not request.kind:
+                    self.groups.append(Group(request.kind, [], [], slice(row, row)))
+                group = self.groups[-1]
+                assert request.search
+                group.requests.append(request)
+                group.searches.append(request.search)
+                row += share.rows
+                self.groups[-1] = group._replace(rows=slice(group.rows.start, row))
+        self._outputs = [*outputs, "hidden_states"] if self._wants_hidden else outputs
+
+    def run(self, model: Model, cancel: _ext.Cancel) -> Outcome:
+        """What the model makes of all shares.
+
+        Raises:
+            qkv.Cancelled: another thread set `cancel`.
+        """
+        arrays = read(model, self._sequences, self._counts, self._rows, self._drafts, self._outputs, cancel)
+        hidden = arrays.pop() if self._wants_hidden else None
+        return Outcome(arrays[0], arrays[1] if len(arrays) > 1 else None, hidden)
+
+
 class Outcome(NamedTuple):
     """
     Attributes:
@@ -75,29 +132,3 @@ class Outcome(NamedTuple):
     logits: NDArray[np.float32]
     maxima: NDArray[np.float32] | None
     hidden: NDArray[np.float32] | None
-
-
-def run(model: Model, shares: Sequence[Share], cancel: _ext.Cancel) -> Outcome:
-    """What the model makes of all shares, in their order.
-
-    Raises:
-        qkv.Cancelled: another thread set `cancel`.
-    """
-    sequences: list[CachedSequence] = []
-    drafts: list[Sequence[int]] = []
-    counts: list[int] = []
-    rows: list[int] = []
-    outputs = model.logit_outputs
-    wants_hidden = False
-    for share in shares:
-        counts += share.counts
-        for sequence, guessed in share.feeds:
-            sequences.append(sequence)
-            drafts.append(guessed)
-            rows.append(1 + len(guessed) if share.rows else 0)
-        wants_hidden = wants_hidden or share.request.kind.wants_hidden
-    if wants_hidden:
-        outputs = [*outputs, "hidden_states"]
-    arrays = read(model, sequences, counts, rows, drafts, outputs, cancel)
-    hidden = arrays.pop() if wants_hidden else None
-    return Outcome(arrays[0], arrays[1] if len(arrays) > 1 else None, hidden)
