@@ -76,6 +76,11 @@ Work Run::operator()(const CrossAttentionStep& step) {
   sequences.clear();
   for (int64_t s = 0; s < batch_.sequences(); ++s) {
     const auto i = static_cast<size_t>(s);
+    // Beams that write of one source are one sequence here, as positions mean nothing: its keys are read once for all.
+    if (s > 0 && batch_.cross_weights.empty() && batch_.source_pages[i] == batch_.source_pages[i - 1]) {
+      sequences.back().queries += length(s);
+      continue;
+    }
     sequences.push_back({.q = rows_of(step.q, s),
                          .y = at(step.out) + begin(s) * width(step.out),
                          .queries = length(s),

@@ -92,7 +92,8 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
     const Span seen = tile.seen_in(block, r);
     if (seen.first < all.first) add(r, seen.first, seen.end < all.first ? seen.end : all.first);
   }
-  const uint8_t* next_block = block + 1 < tile.end_block() ? pages[kBlockTokens / kPageTokens] : pages[0];
+  const uint8_t* next_head = args.pages[tile.seen[0].first / kPageTokens] + page_bytes(Page::kType, args.head_dim);
+  const uint8_t* next = block + 1 < tile.end_block() ? pages[kBlockTokens / kPageTokens] : next_head;
   multiply_pages<Format>(rows, stride / kLanes, weights + all.first, kBlockTokens,
                          {.pages = pages + all.first / kPageTokens,
                           .offset = offset,
@@ -100,7 +101,7 @@ inline void weighted_values(const AttentionArgs& args, const QueryTile& tile, in
                           .per_page = kPageTokens,
                           .past = all.first % kPageTokens,
                           .k = all.end - all.first,
-                          .behind = tile.fetches() ? next_block : nullptr},
+                          .behind = tile.fetches() ? next : nullptr},
                          fresh, o, stride);
   for (int64_t r = 0; r < rows; ++r) {
     const Span seen = tile.seen_in(block, r);

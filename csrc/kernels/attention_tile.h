@@ -11,13 +11,16 @@ namespace {
 
 // The right-hand side of a product over pages: `k` of its rows, `per_page` of them in a page, where the matrix begins
 // `offset` bytes from the start and `stride` elements lie between two groups of rows. `past` rows of the first page
-// are left out. While the tile uses a page it asks the memory for the next one, and during the last for what lies at
-// `behind`; null: for nothing.
+// are left out. What is used after the last page lies at `behind`; null: the memory is asked for nothing.
 struct PagedMatrix {
   const uint8_t* const* pages;
   int64_t offset, stride, per_page, past, k;
   const uint8_t* behind;
 };
+
+// A page lies apart from the next one, so a processor does not see by itself where the next reads will be. A tile asks
+// for what it will use so many bytes later.
+constexpr int64_t kAhead = 4096;
 
 // C (+)= A . B with sums held in registers over all pages.
 template <class Format, int Rows, int Vectors>
@@ -32,12 +35,15 @@ void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fre
   for (int64_t left = b.k, past = b.past, n; left > 0; left -= n, past = 0) {
     n = left < b.per_page - past ? left : b.per_page - past;
     auto* w = (const typename Format::B*)(*page++ + b.offset) + past / Format::kGroup * b.stride;
-    const uint8_t* ahead = !b.behind ? nullptr : left > n ? *page + b.offset : b.behind;
-    for (int64_t g = 0; g < n / Format::kGroup; ++g) {
-      if (ahead) {
+    const int64_t bytes = b.stride * (int64_t)sizeof *w, steps = n / Format::kGroup;
+    const int64_t distance = kAhead / bytes < steps ? kAhead / bytes : steps;
+    const uint8_t* ahead = (const uint8_t*)(w + distance * b.stride);
+    for (int64_t g = 0; g < steps; ++g) {
+      if (b.behind) {
+        if (g == steps - distance) ahead = left > n ? *page + b.offset : b.behind;
         for (size_t line = 0; line < Vectors * kLanes * Format::kGroup * sizeof *w; line += kAlignment)
           __builtin_prefetch(ahead + line, 0, 2);
-        ahead += b.stride * (int64_t)sizeof *w;
+        ahead += bytes;
       }
       Format::step(acc, a, a_stride, w);
       a += Format::kGroup;

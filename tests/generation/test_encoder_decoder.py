@@ -102,6 +102,15 @@ def test_sampling_is_repeatable(twins: Any) -> None:
     assert [made.token_ids for made in one] != [made.token_ids for made in model.generate(SOURCES, max_new_tokens=20)]
 
 
+def test_company_over_one_source_changes_nothing(twins: Any) -> None:
+    """Samples of one prompt attend to its source together."""
+    options = {"max_new_tokens": 20, "do_sample": True, "seed": 3, "logprobs": 2, "eos_token_id": []}
+    for source in SOURCES:
+        several = twins[0].generate(source, num_return_sequences=7, **options)
+        assert several[0] == twins[0].generate(source, **options)
+        assert len({tuple(made.token_ids) for made in several}) > 1
+
+
 def test_pages_of_sources_are_given_back(twins: Any) -> None:
     model, _ = twins
     cache = model.read_source([np.array([5], np.int32)]).cache
