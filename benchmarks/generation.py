@@ -66,11 +66,11 @@ class Row:
 
 
 class Clocked:
-    """A program that counts the seconds that its runs take."""
+    """A program that notes when its runs begin and end."""
 
     def __init__(self, program: Any) -> None:
         self._program = program
-        self.seconds = 0.0
+        self.times: list[tuple[float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
@@ -80,24 +80,19 @@ class Clocked:
         try:
             return self._program.run(*arguments)
         finally:
-            self.seconds += time.perf_counter() - start
+            self.times.append((start, time.perf_counter()))
 
 
 def steps(model: qkv.Model, options: argparse.Namespace) -> Iterator[Row]:
     clocked: Any = Clocked(model.program)
     model.program = clocked
 
-    def of_call(prompts: list[list[int]], tokens: int, how: dict[str, Any]) -> np.ndarray:
-        """Seconds: all of it, and what is not a run of the program."""
-        before, start = clocked.seconds, time.perf_counter()
-        model.generate(prompts, max_new_tokens=tokens, **how)
-        passed = time.perf_counter() - start
-        return np.array([passed, passed - (clocked.seconds - before)])
-
     def of_step(prompts: list[list[int]], how: dict[str, Any]) -> np.ndarray:
-        """The same; what a call costs but its steps do not is found with one token."""
-        both: np.ndarray = of_call(prompts, 1 + STEPS, how) - of_call(prompts, 1, how)
-        return both / STEPS
+        """Seconds from the end of one run to that of the next, and what of these is not a run; means of a call."""
+        clocked.times.clear()
+        model.generate(prompts, max_new_tokens=1 + STEPS, eos_token_id=[], **how)
+        starts, ends = np.array(clocked.times[-STEPS:]).T
+        return np.array([np.diff(ends).mean(), (starts[1:] - ends[:-1]).mean()])
 
     try:
         for texts in (1, BATCH):
