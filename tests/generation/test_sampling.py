@@ -140,17 +140,6 @@ def test_rows_and_threads_do_not_matter() -> None:
     assert together[::4] == rows[::4].argmax(1).tolist()
 
 
-@pytest.mark.parametrize("vocab", [15, 64, 65, 1000, 5003])
-def test_the_largest_on_each_instruction_set(isa: str, vocab: int) -> None:
-    """With ties, which all stay, and tokens that are ruled out."""
-    logits = np.random.default_rng(vocab).standard_normal(vocab).astype(np.float32).round(1)
-    logits[1::7] = -np.inf
-    for k in {1, 3, 17, 200, vocab - 1} & set(range(1, vocab)):
-        ids, _ = _ext.candidates(SamplingParams(top_k=k).filters(), logits)
-        least = max(np.sort(logits)[-k], np.finfo(np.float32).min)
-        assert ids.tolist() == np.flatnonzero(logits >= least).tolist()
-
-
 @pytest.mark.parametrize(
     ("counter", "key", "words"),
     [
