@@ -19,13 +19,15 @@ std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t
                                  const RowMaxima& maxima, int threads) {
   const int64_t parts = parts_of(n);
   std::vector<double> sums(static_cast<size_t>(rows * parts)), norms;
+  std::vector<float> largest;
+  for (int64_t row = 0; row < rows; ++row) largest.push_back(maxima[row].largest);
   for_parts(rows, n, threads, [&](int64_t row, int64_t part, int64_t first, int64_t count) {
-    const float most = maxima[row].largest;
+    const float most = largest[static_cast<size_t>(row)];
     if (std::isfinite(most))
       sums[static_cast<size_t>(row * parts + part)] = kernels.exp_sum(x + row * n + first, most, count);
   });
   for (int64_t row = 0; row < rows; ++row) {
-    const float most = maxima[row].largest;
+    const float most = largest[static_cast<size_t>(row)];
     const auto first = sums.begin() + row * parts;
     norms.push_back(std::isfinite(most) ? most + std::log(std::accumulate(first, first + parts, 0.0)) : kNaN);
   }

@@ -40,4 +40,6 @@ CASES = {
     "mixtral-top-1": Decided("MixtralForCausalLM", "MixtralConfig", MIXTRAL | TOP_1),
     "mixtral-all": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL | {"num_experts_per_tok": 5}),
     "mixtral-undecided": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL),
+    "mixtral-window-undecided": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL | WINDOW),
+    "mixtral-top-1-undecided": Case("MixtralForCausalLM", "MixtralConfig", MIXTRAL | TOP_1),
 }
