@@ -72,6 +72,9 @@ class Attribute {
     if (!value) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(value);
   }
+  void set(const py::handle& object, const py::object& value) const {
+    if (PyObject_SetAttr(object.ptr(), name_, value.ptr()) != 0) throw py::error_already_set();
+  }
 
  private:
   PyObject* name_;  // for as long as the process lives
@@ -134,7 +137,22 @@ Batch batch_of_sequences(KVCache& cache, const py::list& sequences, const std::v
   return batch;
 }
 
+// So many more tokens of each sequence are in the cache. Returns those that have come to the end of a page, or beyond.
+py::list advance(const py::list& sequences, const std::vector<int64_t>& counts) {
+  require(counts.size() == sequences.size(), "advance: one count per sequence");
+  const Attribute& past = attributes().past;
+  py::list full;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const py::handle sequence = sequences[s];
+    const int64_t now = integer_of<int64_t>(past.of(sequence).ptr(), "past") + counts[s];
+    past.set(sequence, py::int_(now));
+    if (now % kPageTokens < counts[s]) full.append(sequence);
+  }
+  return full;
+}
+
 void register_batch(py::module_& m) {
+  m.def("advance", &advance, py::arg("sequences"), py::arg("counts"));
   py::class_<Batch>(m, "Batch")
       .def(py::init([](Integers ids, Integers cu_seqlens, Integers types, Integers wanted, Integers past,
                        KVCache* cache, std::vector<std::vector<int>> pages, KVCache* source,
@@ -182,8 +200,8 @@ void register_cache(py::module_& m) {
       .def("retain", &KVCache::retain, py::arg("page"))
       .def("release", &KVCache::release, py::arg("page"))
       .def("references", &KVCache::references, py::arg("page"))
-      .def("copy", &KVCache::copy, py::arg("page"), py::arg("positions"), py::arg("threads"),
-           py::call_guard<py::gil_scoped_release>())
+      .def("copy", &KVCache::copy, py::arg("source"), py::arg("target"), py::arg("first"), py::arg("positions"),
+           py::arg("threads"), py::call_guard<py::gil_scoped_release>())
       .def("trim", &KVCache::trim, py::call_guard<py::gil_scoped_release>())
       .def(
           "read",

@@ -15,24 +15,24 @@ constexpr std::array kTypeNames = {"float32", "bfloat16", "int8"};
 
 constexpr double kCopyWork = 10;  // of a byte, in the unit of threads_for
 
-// The first n positions of a head's page, laid out as kernels/attention_pages.h says. With an odd n, the value behind
-// the last one of bfloat16 comes along: the two are a pair.
-void copy_positions(KVType type, int64_t head_dim, int64_t n, const uint8_t* from, uint8_t* to) {
+// Positions first ... first + n - 1 of a head's page, laid out as kernels/attention_pages.h says. Values of bfloat16
+// are pairs of positions: the neighbours at both ends come along.
+void copy_positions(KVType type, int64_t head_dim, int64_t first, int64_t n, const uint8_t* from, uint8_t* to) {
   if (n == kPageTokens) {
     std::memcpy(to, from, static_cast<size_t>(page_bytes(type, head_dim)));
     return;
   }
   const auto copy = [&](int64_t at, int64_t bytes) { std::memcpy(to + at, from + at, static_cast<size_t>(bytes)); };
   const int64_t word = type == KVType::int8 ? 1 : 4, values = key_bytes(type, head_dim);
-  for (int64_t row = 0; row < values; row += kPageTokens * word) copy(row, n * word);
+  for (int64_t row = 0; row < values; row += kPageTokens * word) copy(row + first * word, n * word);
   const int64_t stride = value_stride(head_dim), scales = values + kPageTokens * stride;
   switch (type) {
-    case KVType::float32: return copy(values, n * stride * 4);
-    case KVType::bfloat16: return copy(values, (n + 1) / 2 * stride * 4);
+    case KVType::float32: return copy(values + first * stride * 4, n * stride * 4);
+    case KVType::bfloat16: return copy(values + first / 2 * stride * 4, ((first + n + 1) / 2 - first / 2) * stride * 4);
     case KVType::int8:
-      copy(values, n * stride);
-      copy(scales, n * 4);
-      copy(scales + kPageTokens * 4, n * 4);
+      copy(values + first * stride, n * stride);
+      copy(scales + first * 4, n * 4);
+      copy(scales + (kPageTokens + first) * 4, n * 4);
   }
 }
 
@@ -100,15 +100,15 @@ int KVCache::references(int page) const {
   return pages_[static_cast<size_t>(page)].references;
 }
 
-int KVCache::copy(int page, int64_t positions, int threads) {
-  require(positions >= 0 && positions <= kPageTokens, "KV cache: a page has no ", positions, " positions");
-  check({&page, 1});
-  const int made = allocate();
+void KVCache::copy(int from, int to, int64_t first, int64_t positions, int threads) {
+  require(first >= 0 && positions >= 0 && first + positions <= kPageTokens, "KV cache: a page has no positions ", first,
+          " to ", first + positions);
+  check(std::array{from, to});
+  require(from != to, "KV cache: page ", from, " can't be copied to itself");
   const auto bytes = static_cast<double>(page_bytes() * positions / kPageTokens);
   parallel_for(layers_ * heads_, threads_for(kCopyWork * bytes, threads), [&](int64_t i, int) {
-    copy_positions(type_, head_dim_, positions, data(page) + i * head_bytes_, data(made) + i * head_bytes_);
+    copy_positions(type_, head_dim_, first, positions, data(from) + i * head_bytes_, data(to) + i * head_bytes_);
   });
-  return made;
 }
 
 void KVCache::trim() {
@@ -125,7 +125,7 @@ void KVCache::read(int page, int64_t positions, uint8_t* bytes) const {
   check({&page, 1});
   std::memset(bytes, 0, static_cast<size_t>(page_bytes()));
   for (int64_t i = 0; i < layers_ * heads_; ++i, bytes += head_bytes_) {
-    copy_positions(type_, head_dim_, positions, data(page) + i * head_bytes_, bytes);
+    copy_positions(type_, head_dim_, 0, positions, data(page) + i * head_bytes_, bytes);
     if (type_ == KVType::bfloat16) clear_padding(head_dim_, positions, bytes);
   }
 }

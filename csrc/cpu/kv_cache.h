@@ -28,8 +28,8 @@ class KVCache {
   void retain(int page);   // one more reference
   void release(int page);  // one less; the last one frees the page
   int references(int page) const;
-  // A page of its own with the first `positions` positions of `page`; the others are not defined.
-  int copy(int page, int64_t positions, int threads);
+  // Some positions of a page, to the same place in another that is like it before them.
+  void copy(int from, int to, int64_t first, int64_t positions, int threads);
   // Gives the memory of free pages back to the system, until they are used again.
   void trim();
 

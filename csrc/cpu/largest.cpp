@@ -42,18 +42,17 @@ Maxima RowMaxima::operator[](int64_t row) const {
   return {&kernels_, blocks, block_, kernels_.block_maxima(blocks.data(), each_, some.data())};
 }
 
-float bound_of(const Kernels& kernels, std::span<const float> values, size_t k) {
+float bound_of_largest(const Maxima& maxima, size_t k) {
   const auto from = [&](float bound) {
-    return static_cast<size_t>(kernels.count_from(bound, values.data(), std::ssize(values)));
+    return static_cast<size_t>(maxima.kernels->count_from(bound, maxima.blocks.data(), std::ssize(maxima.blocks)));
   };
-  float high = values[0], low = values[0];
-  for (const float value : values) {
-    high = std::max(high, value);
-    low = std::min(low, value);  // a bound; what follows looks for a higher one
-  }
-  if (low == -std::numeric_limits<float>::infinity()) {
-    if (from(std::numeric_limits<float>::lowest()) < k) return low;
-    low = std::numeric_limits<float>::lowest();
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  if (k > maxima.blocks.size()) return -std::numeric_limits<float>::infinity();
+  float high = maxima.largest, low = high;
+  for (float gap = 1; from(low) < k; gap *= 4) {
+    if (low == kLowest) return -std::numeric_limits<float>::infinity();
+    high = low;
+    low = std::max(maxima.largest - gap, kLowest);
   }
   for (int round = 0; round < 32; ++round) {
     const float middle = low / 2 + high / 2;

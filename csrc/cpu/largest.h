@@ -56,10 +56,6 @@ class RowMaxima {
   std::vector<float> largest_;     // of rows; empty where blocks were found, of which it is then the largest
 };
 
-// Some bound that at least k values reach, and mostly not many more: 1 <= k <= values.size(), none of them NaN. It is
-// looked for by halving the distance to the largest, which is less work than putting values in order.
-float bound_of(const Kernels& kernels, std::span<const float> values, size_t k);
-
 // The k-th largest value; of a copy that is kept in `scratch`, 1 <= k <= values.size().
 inline float kth_largest(std::span<const float> values, size_t k, std::vector<float>& scratch) {
   scratch.assign(values.begin(), values.end());
@@ -68,11 +64,10 @@ inline float kth_largest(std::span<const float> values, size_t k, std::vector<fl
   return *kth;
 }
 
-// At least k values reach this bound, k >= 1, as the maxima of so many blocks do.
-inline float bound_of_largest(const Maxima& maxima, size_t k) {
-  return k <= maxima.blocks.size() ? bound_of(*maxima.kernels, maxima.blocks, k)
-                                   : -std::numeric_limits<float>::infinity();
-}
+// Some bound that at least k values reach, k >= 1, as the maxima of so many blocks do; and mostly not many more of
+// these. It is looked for by halving a distance from the largest value, which is less work than putting the maxima in
+// order. The largest is finite.
+float bound_of_largest(const Maxima& maxima, size_t k);
 
 // Calls use(i) for each x[i] >= bound, in order.
 template <class Use>

@@ -32,12 +32,13 @@ struct Float32Page {
     return F32::load((const float*)values + slot * stride + column);
   }
 
-  // A key, padded with zeros, becomes words of 32 bits; kLanes keys are transposed together.
+  // A key, padded with zeros, becomes words of 32 bits; up to kLanes keys are transposed together.
   static int64_t words(int64_t dim) { return dim; }
   static void key_words(const float* key, int64_t dim, float* words, float*) { copy_padded(key, dim, dim, words); }
+  static void put_word(uint8_t* keys, int64_t at, float word) { ((float*)keys)[at] = word; }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
-    if (n == kLanes) __builtin_memcpy((float*)keys + at, words, sizeof(float) * kLanes);
-    else __builtin_memcpy((float*)keys + at, words, (size_t)n * sizeof(float));
+    if (n == kLanes) F32::load(words).store((float*)keys + at);
+    else F32::load(words).store((float*)keys + at, n);
   }
   static void put_values(const KeyValueArgs& args, const float* v, int64_t n, int64_t slot, uint8_t* values, float*) {
     const int64_t stride = value_stride(args.head_dim);
@@ -75,6 +76,7 @@ struct Bf16Page {
       __builtin_memcpy(words + i, &pair, sizeof pair);
     }
   }
+  static void put_word(uint8_t* keys, int64_t at, float word) { Float32Page::put_word(keys, at, word); }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     Float32Page::put_words(keys, at, words, n);
   }
@@ -131,6 +133,7 @@ struct Int8Page {
   static void key_words(const float* key, int64_t dim, float* words, float* scale) {
     *scale = quantise(key, value_stride(dim), words);
   }
+  static void put_word(uint8_t* keys, int64_t at, float word) { ((int8_t*)keys)[at] = (int8_t)(int32_t)word; }
   static void put_words(uint8_t* keys, int64_t at, const float* words, int64_t n) {
     int8_t* y = (int8_t*)keys + at;
     if (n == kLanes)
@@ -185,7 +188,9 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
       for (int64_t c = dim; c < stride; ++c) key[c] = 0;
       Page::key_words(key, dim, rows + i * stride, scales + slot + i);
     }
-    for (int64_t word = 0; word < words; word += kLanes) {
+    if (n == 1)
+      for (int64_t word = 0; word < words; ++word) Page::put_word(keys, word * kPageTokens + slot, rows[word]);
+    for (int64_t word = 0; n > 1 && word < words; word += kLanes) {
       transpose(rows + word, stride, block, kLanes);
       for (int64_t i = 0; i < kLanes && word + i < words; ++i)
         Page::put_words(keys, (word + i) * kPageTokens + slot, block + i * kLanes, n);

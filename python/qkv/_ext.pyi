@@ -101,8 +101,8 @@ class KVCache:
     def retain(self, page: int) -> None: ...
     def release(self, page: int) -> None: ...
     def references(self, page: int) -> int: ...
-    def copy(self, page: int, positions: int, threads: int) -> int:
-        """A page of its own with the first `positions` positions of `page`; the others are not defined."""
+    def copy(self, source: int, target: int, first: int, positions: int, threads: int) -> None:
+        """`positions` positions of a page, from `first` on, to the same place in another that is like it before."""
 
     def trim(self) -> None:
         """Gives the memory of free pages back to the system."""
@@ -169,6 +169,9 @@ class Batch:
 
     @property
     def tokens(self) -> int: ...
+
+def advance(sequences: list[CachedSequence], counts: Sequence[int]) -> list[CachedSequence]:
+    """So many more tokens of each are in the cache. Returns those that have come to the end of a page, or beyond."""
 
 @final
 class LongRotary:

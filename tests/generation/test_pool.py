@@ -139,6 +139,32 @@ def test_forks_share_until_they_write(pool: PagePool) -> None:
     assert matched(pool, [*ids, 202, 1]) == 100
 
 
+@pytest.mark.parametrize("begin", [70, 64, 10])
+def test_a_fork_takes_the_page_of_one_that_began_alike(
+    pool: PagePool, monkeypatch: pytest.MonkeyPatch, begin: int
+) -> None:
+    one = start(pool, tokens(begin))
+    rivals = [one.fork() for _ in range(2)]
+    for i, rival in enumerate(rivals):
+        rival.ids += [200, 200 + i, 201 + i]
+        run(pool, rival, 3)
+    copied: list[tuple[int, int]] = []
+    copy = pool.copy
+    monkeypatch.setattr(pool, "copy", lambda a, b, first, end: (copied.append((first, end)), copy(a, b, first, end)))
+    winner, loser = rivals
+    in_use = pool.pages_in_use
+    twin = winner.fork(loser)
+    assert copied == [((begin + 1) % 64, (begin + 3) % 64)]
+    assert loser.pages == []
+    assert pool.pages_in_use == in_use
+    for i, sequence in enumerate([winner, twin]):
+        sequence.ids.append(300 + i)
+        run(pool, sequence, 1)
+        check_keys(pool, sequence)
+    assert len(copied) == 1
+    assert pool.pages_in_use == in_use
+
+
 def test_whole_pages_of_forks_are_found(pool: PagePool) -> None:
     one = start(pool, tokens(100))
     other = one.fork()

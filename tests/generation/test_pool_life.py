@@ -68,6 +68,15 @@ class Life(RuleBasedStateMachine):
         if reservation := self.reserve(sequence.planned):
             self.running.append((sequence.fork(), reservation))
 
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(data=st.data())
+    def fork_in_place_of_another(self, data: st.DataObject) -> None:
+        ours, theirs = data.draw(st.permutations(range(len(self.running))))[:2]
+        (sequence, _), (given_up, reservation) = self.running[ours], self.running[theirs]
+        if sequence.planned <= given_up.planned:
+            self.running[theirs] = (sequence.fork(given_up), reservation)
+            assert given_up.pages == []
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:

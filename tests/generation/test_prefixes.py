@@ -106,8 +106,10 @@ def test_some_positions_of_a_page(kv_dtype: str, dim: int) -> None:
     page = cache.allocate()
     cache.write(page, written)
     for n in (0, 1, 2, 7, 63, 64):
-        copied = cache.copy(page, n, 2)
-        assert copied != page
+        copied = cache.allocate()
+        half = n // 2
+        cache.write(copied, cache.read(page, half))
+        cache.copy(page, copied, half, n - half, 2)
         read, again = cache.read(page, n), cache.read(copied, n)
         assert np.array_equal(read, again)
         for head, expected in zip(read.reshape(layers * heads, -1), written.reshape(layers * heads, -1), strict=True):
@@ -121,7 +123,11 @@ def test_some_positions_of_a_page(kv_dtype: str, dim: int) -> None:
     with pytest.raises(qkv.Error, match="bytes for a page"):
         cache.write(page, written[1:])
     with pytest.raises(qkv.Error, match="page 1 is not in use"):
-        cache.copy(1, 1, 1)
+        cache.copy(1, page, 0, 1, 1)
+    with pytest.raises(qkv.Error, match="copied to itself"):
+        cache.copy(page, page, 0, 1, 1)
+    with pytest.raises(qkv.Error, match="no positions 60 to 65"):
+        cache.copy(page, page, 60, 5, 1)
 
 
 def test_free_pages_take_no_memory() -> None:

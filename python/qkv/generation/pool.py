@@ -182,9 +182,14 @@ class PagePool:
             return page
         with self._locked():
             self._make_room()
-            own = self.cache.copy(page, positions, self._threads)
+            own = self.cache.allocate()
+        self.copy(page, own, 0, positions)
         self.cache.release(page)
         return own
+
+    def copy(self, source: int, target: int, first: int, end: int) -> None:
+        """Positions `first` ... `end` - 1 of a page, to another that is like it before them."""
+        self.cache.copy(source, target, first, end - first, self._threads)
 
     def find(self, ids: Sequence[int], rotary_class: int) -> Match:
         """The longest beginning of a text that is cached, with a reference to each of its pages; the last one, if it is

@@ -272,10 +272,9 @@ class Scheduler:
         """Hand what the run made to the searches, those of one kind together."""
         if made.hidden is not None:
             self._keep_hidden(plan.shares, made.hidden)
-        for kind, requests, searches, rows in plan.groups:
-            states = [self._hidden_of(r) if kind.wants_hidden else None for r in requests]
-            maxima = None if made.maxima is None else made.maxima[rows]
-            errors = kind.advance_all(searches, made.logits[rows], maxima, states)
+        for requests, together, rows, wants_hidden in plan.groups:
+            hidden = [self._hidden_of(r) for r in requests] if wants_hidden else [None] * len(requests)
+            errors = together.advance(*made.part(rows), hidden)
             for request, error in zip(requests, errors, strict=True):
                 if error is not None:
                     request.fail(error)

@@ -98,12 +98,30 @@ class CachedSequence:
             page, self.pages[i] = self.pages[i], NO_PAGE
             self._pool.release([page])
 
-    def fork(self) -> CachedSequence:
-        """Another sequence that begins like this one. They share all pages until one writes to them."""
+    def fork(self, given_up: CachedSequence | None = None) -> CachedSequence:
+        """Another sequence that begins like this one. They share all pages until one writes to them.
+
+        `given_up`: is released. If it began like this one, too, its last page serves the new one: only what differs is
+        copied, and not all of it when the page is written to. Rival beams mostly differ by a few tokens.
+        """
         other = CachedSequence(self._pool, self.ids, self.planned, self.source)
         other.adopt(self.pages, self.past, shared=self.shared)
         other._place, other._forked = replace(self._place), True
+        if given_up is not None:
+            if given_up._forked or not given_up.shared:  # otherwise others may find its last page
+                other._take_last_page(given_up)
+            given_up.release()
         return other
+
+    def _take_last_page(self, other: CachedSequence) -> None:
+        """Where the page is the only one that differs, begins alike, and nobody else has it."""
+        start = len(self.pages) * _PAGE - _PAGE
+        alike, end = min(_alike(self.ids, other.ids), self.past, other.past) - start, self.past - start
+        fits = alike > 0 and end < _PAGE and other.pages[:-1] == self.pages[:-1]
+        if fits and self._pool.cache.references(other.pages[-1]) == 1:
+            self._pool.copy(self.pages[-1], other.pages[-1], alike, end)
+            self.pages[-1], other.pages[-1] = other.pages[-1], self.pages[-1]
+            other.past = start  # of the page that it has now, nothing is its own
 
     def release(self) -> None:
         """Give the pages back; safe to call twice. The tokens stay."""
@@ -112,6 +130,15 @@ class CachedSequence:
             self._pool.keep(self.ids, self.past, self._class, self.pages, Place())
         self.past = 0
         self._pool.release(self.pages)
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts have in common at their beginning."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
 
 
 def read(
@@ -137,8 +164,6 @@ def read(
     """
     batch = _ext.Batch.of_sequences(model.kv_pool.cache, sequences, counts, rows, drafts or [])
     arrays = model.run_batch(outputs, batch, cancel)
-    for sequence, count in zip(sequences, counts, strict=True):
-        sequence.past += count  # `advance`, without a call for every token
-        if sequence.past % _PAGE < count:
-            sequence.page_is_full()
+    for sequence in _ext.advance(sequences, counts):  # a call for all of them
+        sequence.page_is_full()
     return arrays

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkv import _ext
-from qkv.generation.search import Feed, Search
+from qkv.generation.search import Feed, Together
 from qkv.generation.sequence import CachedSequence, read
 
 if TYPE_CHECKING:
@@ -67,10 +68,17 @@ class Share:
 class Group(NamedTuple):
     """The requests of a plan whose searches are of one kind and get logits, which lie together in these rows."""
 
-    kind: type[Search]
     requests: list[Request]
-    searches: list[Search]
+    together: Together
     rows: slice
+    wants_hidden: bool
+
+    @classmethod
+    def of(cls, shares: Sequence[Share], first_row: int) -> Group:
+        requests = [share.request for share in shares]
+        kind = requests[0].kind
+        rows = slice(first_row, first_row + sum(share.rows for share in shares))
+        return cls(requests, kind.together([request.search for request in requests]), rows, kind.wants_hidden)
 
 
 class Plan:
@@ -90,24 +98,17 @@ class Plan:
         self._counts: list[int] = []
         self._rows: list[int] = []
         self._wants_hidden = False
-        row = 0
         for share in shares:
-            request = share.request
             self._counts += share.counts
             for sequence, guessed in share.feeds:
                 self._sequences.append(sequence)
                 self._drafts.append(guessed)
                 self._rows.append(1 + len(guessed) if share.rows else 0)
-            self._wants_hidden = self._wants_hidden or request.kind.wants_hidden
-            if share.rows:
-                if not self.groups or self.groups[-1].kind is not request.kind:
-                    self.groups.append(Group(request.kind, [], [], slice(row, row)))
-                group = self.groups[-1]
-                assert request.search
-                group.requests.append(request)
-                group.searches.append(request.search)
-                row += share.rows
-                self.groups[-1] = group._replace(rows=slice(group.rows.start, row))
+            self._wants_hidden = self._wants_hidden or share.request.kind.wants_hidden
+        row = 0
+        for _, alike in groupby((share for share in shares if share.rows), key=lambda share: share.request.kind):
+            self.groups.append(Group.of(list(alike), row))
+            row = self.groups[-1].rows.stop
         self._outputs = [*outputs, "hidden_states"] if self._wants_hidden else outputs
 
     def run(self, model: Model, cancel: _ext.Cancel) -> Outcome:
@@ -132,3 +133,9 @@ class Outcome(NamedTuple):
     logits: NDArray[np.float32]
     maxima: NDArray[np.float32] | None
     hidden: NDArray[np.float32] | None
+
+    def part(self, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Some rows of logits, and their maxima."""
+        if rows.stop - rows.start == len(self.logits):
+            return self.logits, self.maxima
+        return self.logits[rows], None if self.maxima is None else self.maxima[rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qkv.generation.search.base import Feed, Found, Search, Task
+from qkv.generation.search.base import Feed, Found, Search, Task, Together
 from qkv.generation.search.beam import BeamSearch
 from qkv.generation.search.contrastive import ContrastiveSearch
 from qkv.generation.search.speculation import SpeculativeSearch
@@ -13,7 +13,7 @@ from qkv.generation.search.tokens import TokenSearch
 if TYPE_CHECKING:
     from qkv.generation.options import Options
 
-__all__ = ["Feed", "Found", "Search", "Task", "kind_of"]
+__all__ = ["Feed", "Found", "Search", "Task", "Together", "kind_of"]
 
 
 def kind_of(options: Options) -> type[Search]:

@@ -75,11 +75,40 @@ class Task:
     threads: int
 
 
+class Together:
+    """Searches of one kind that get logits from the same runs, as long as none of them has other feeds. A kind that can
+    do with fewer calls into C++ for all of them together has a class of its own."""
+
+    def __init__(self, searches: Sequence[Any]) -> None:
+        self.searches = searches
+
+    def advance(
+        self,
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[NDArray[np.float32] | None],
+    ) -> list[Exception | None]:
+        """`Search.advance` of each, whose rows of logits lie one behind the other; what each of them raised. `maxima`:
+        of the logits, as `_ext.choose` takes them, if there are any."""
+        errors: list[Exception | None] = []
+        start = 0
+        for search, states in zip(self.searches, hidden, strict=True):
+            rows = sum(1 + len(feed.drafts) for feed in search.feeds())
+            try:
+                search.advance(logits[start : start + rows], states)
+                errors.append(None)
+            except Exception as error:  # of this request alone: a user's logits processor may raise anything
+                errors.append(error)
+            start += rows
+        return errors
+
+
 class Search(ABC):
     """Owns the sequences that it makes of the first one."""
 
     # Whether `advance` needs the hidden states of all tokens; a cached prefix has none, so none is used then.
     wants_hidden: ClassVar[bool] = False
+    together: ClassVar[type[Together]] = Together
 
     @abstractmethod
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
@@ -103,29 +132,6 @@ class Search(ABC):
         Raises:
             qkv.Error: the logits are not finite.
         """
-
-    @classmethod
-    def advance_all(
-        cls,
-        searches: Sequence[Any],
-        logits: NDArray[np.float32],
-        maxima: NDArray[np.float32] | None,
-        hidden: Sequence[NDArray[np.float32] | None],
-    ) -> list[Exception | None]:
-        """`advance` of many searches of this kind, whose rows of logits lie one behind the other; what each of them
-        raised. A kind that can do with fewer calls into C++ for all of them together overrides it. `maxima`: of the
-        logits, as `_ext.choose` takes them, if there are any."""
-        errors: list[Exception | None] = []
-        start = 0
-        for search, states in zip(searches, hidden, strict=True):
-            rows = sum(1 + len(feed.drafts) for feed in search.feeds())
-            try:
-                search.advance(logits[start : start + rows], states)
-                errors.append(None)
-            except Exception as error:  # of this request alone: a user's logits processor may raise anything
-                errors.append(error)
-            start += rows
-        return errors
 
     def take_events(self) -> list[tuple[int, str]]:
         """New tokens since the last call, each with the text that became certain with it, where `live` asks for them
@@ -151,9 +157,9 @@ class Search(ABC):
 
 
 class JointSearch(Search):
-    """A kind whose `advance_all` does the work."""
+    """A kind whose own `together` does the work."""
 
     def advance(self, logits: NDArray[np.float32], hidden: NDArray[np.float32] | None) -> None:
-        (error,) = self.advance_all([self], logits, None, [hidden])
+        (error,) = self.together([self]).advance(logits, None, [hidden])
         if error is not None:
             raise error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,43 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.generation.result import TokenLogprobs
 from qkv.generation.rules import LogitRules
-from qkv.generation.search.base import Feed, Found, JointSearch, Task
+from qkv.generation.search.base import Feed, Found, JointSearch, Task, Together
 from qkv.generation.search.beam_group import BeamGroup, Continuation, Ended, Note
 from qkv.generation.search.draw import draw_continuations
 
 if TYPE_CHECKING:
     from qkv.generation.options import Options
     from qkv.generation.sequence import CachedSequence
+
+
+class BeamsTogether(Together):
+    def advance(
+        self,
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[NDArray[np.float32] | None],
+    ) -> list[Exception | None]:
+        searches = self.searches
+        threads = searches[0]._task.threads
+        _ext.log_softmax(logits, threads, maxima)
+        turns: list[_Turn] = []
+        place = 0
+        for search in searches:
+            turns += search._turns(place)
+            place += len(search._feeds)
+        own = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
+        if any(s._task.rules.active or len(s._groups) > 1 for s in searches):
+            maxima = None  # rules and other groups change the scores
+        errors: dict[BeamSearch, Exception] = {}
+        for number in range(max(turn.number for turn in turns) + 1):
+            now = [turn for turn in turns if turn.number == number and turn.search not in errors]
+            if now:
+                scores = logits if len(now) == len(turns) else np.concatenate([logits[turn.rows] for turn in now])
+                errors |= _take_turns(now, scores, maxima, own, threads)
+        for search in searches:
+            search._steps += 1
+            search._feeds = [Feed(beam.sequence) for group in search._groups for beam in group.running]
+        return [errors.get(search) for search in searches]
 
 
 class BeamSearch(JointSearch):
@@ -30,6 +60,8 @@ class BeamSearch(JointSearch):
     (Vijayakumar et al. 2018). Where fewer tokens may follow than there are beams, there are fewer beams, and maybe
     fewer texts than wanted; Hugging Face fills up with copies whose log probabilities sum up to -1e9.
     """
+
+    together = BeamsTogether
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
         self._task = task
@@ -58,35 +90,6 @@ class BeamSearch(JointSearch):
     def release(self) -> None:
         for group in self._groups:
             group.release()
-
-    @classmethod
-    def advance_all(
-        cls,
-        searches: Sequence[Any],
-        logits: NDArray[np.float32],
-        maxima: NDArray[np.float32] | None,
-        hidden: Sequence[Any],
-    ) -> list[Exception | None]:
-        threads = searches[0]._task.threads
-        _ext.log_softmax(logits, threads, maxima)
-        turns: list[_Turn] = []
-        place = 0
-        for search in searches:
-            turns += search._turns(place)
-            place += len(search._feeds)
-        own = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
-        if any(s._task.rules.active or len(s._groups) > 1 for s in searches):
-            maxima = None  # rules and other groups change the scores
-        errors: dict[BeamSearch, Exception] = {}
-        for number in range(max(turn.number for turn in turns) + 1):
-            now = [turn for turn in turns if turn.number == number and turn.search not in errors]
-            if now:
-                scores = logits if len(now) == len(turns) else np.concatenate([logits[turn.rows] for turn in now])
-                errors |= _take_turns(now, scores, maxima, own, threads)
-        for search in searches:
-            search._steps += 1
-            search._feeds = [Feed(beam.sequence) for group in search._groups for beam in group.running]
-        return [errors.get(search) for search in searches]
 
     def _turns(self, place: int) -> list[_Turn]:
         """What each group that is not done has to do; the search's first row of logits is number `place`."""

@@ -133,17 +133,19 @@ class BeamGroup:
     def _go_on(self, going: Sequence[_Going]) -> None:
         """The first continuation of a beam keeps its pages, others share them, and those of dead ends are free."""
         parents, self.running = self.running, []
-        alive = set()
+        alive = {beam.parent for beam in going}
+        dead_ends = [parent.sequence for number, parent in enumerate(parents) if number not in alive]
         for beam in going:
             sequence = parents[beam.parent].sequence
-            sequence = sequence.fork() if beam.parent in alive else sequence
+            if beam.parent in alive:
+                alive.remove(beam.parent)
+            else:
+                sequence = sequence.fork(dead_ends.pop() if dead_ends else None)
             self.running.append(Beam(sequence, beam.score, beam.text, beam.logprobs))
-            alive.add(beam.parent)
         for beam, running in zip(going, self.running, strict=True):
             running.sequence.ids.append(beam.token)
-        for number, parent in enumerate(parents):
-            if number not in alive:
-                parent.sequence.release()
+        for sequence in dead_ends:
+            sequence.release()
 
     def _may_improve(self, length: int) -> bool:
         """Whether a running beam may still end better than the worst that ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from qkv import _ext
 from qkv.errors import Error
 from qkv.generation.rules import LogitRules
 from qkv.generation.sampling import describe_bad_row
-from qkv.generation.search.base import Feed, Found, JointSearch, Task
+from qkv.generation.search.base import Feed, Found, JointSearch, Task, Together
 from qkv.generation.search.line import Line
 
 if TYPE_CHECKING:
@@ -22,8 +22,66 @@ if TYPE_CHECKING:
     from qkv.generation.sequence import CachedSequence
 
 
+class TokensTogether(Together):
+    def __init__(self, searches: Sequence[TokenSearch]) -> None:
+        super().__init__(searches)
+        self._noting = any(search._noting for search in searches)
+        self._ruled = any(search._task.rules.active for search in searches)
+        self._threads = searches[0]._task.threads
+        self._gather()
+
+    def _gather(self) -> None:
+        """What goes on, one line after the other."""
+        going = [(search, line) for search in self.searches for line in search._running]
+        self._unbranched = any(search._unbranched for search in self.searches)
+        self._owners = [search for search, _ in going]
+        self._lines = [line for _, line in going]
+        self._filters = [search._filters for search in self._owners]
+
+    def advance(
+        self,
+        logits: NDArray[np.float32],
+        maxima: NDArray[np.float32] | None,
+        hidden: Sequence[NDArray[np.float32] | None],
+    ) -> list[Exception | None]:
+        if self._unbranched:
+            logits, maxima = _branched(self.searches, logits), None
+            self._gather()
+        owners, lines = self._owners, self._lines
+        draws = [
+            0.0 if search._filters is None else _ext.uniform(search._seed, line.stream, line.step)
+            for search, line in zip(owners, lines, strict=True)
+        ]
+        raw = logits.copy() if self._noting else logits
+        errors: list[Exception | None] = [None] * len(lines)
+        if self._ruled:
+            maxima = None  # the rules change them
+            rules = [search._task.rules for search in owners]
+            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, self._threads)
+        tokens = _ext.choose(self._filters, logits, draws, self._threads, maxima)
+        now = time.perf_counter()
+        failed: dict[TokenSearch, Exception] = {}
+        for i, (search, line, token) in enumerate(zip(owners, lines, tokens, strict=True)):
+            error = errors[i]
+            if error is None and token < 0:
+                error = Error(f"generate: step {line.step + 1}: {describe_bad_row(logits[i])}")
+            if error is not None:
+                failed[search] = error
+                continue
+            if search._ranking and line.step == 0:
+                token = _ranked(logits[i], search._lines.index(line))
+            if search._noting:
+                line.note_logprobs(raw[i], token)
+            line.accept(token, now)
+            if line.finish_reason:
+                search._go_on([other for other in search._running if other is not line])
+        return [failed.get(search) for search in self.searches]
+
+
 class TokenSearch(JointSearch):
     """Independent lines of one prompt; all of them begin with the logits behind its last token."""
+
+    together = TokensTogether
 
     def __init__(self, sequence: CachedSequence, task: Task) -> None:
         options = task.options
@@ -61,55 +119,6 @@ class TokenSearch(JointSearch):
     def release(self) -> None:
         for line in self._lines:
             line.sequence.release()
-
-    @classmethod
-    def advance_all(
-        cls,
-        searches: Sequence[Any],
-        logits: NDArray[np.float32],
-        maxima: NDArray[np.float32] | None,
-        hidden: Sequence[Any],
-    ) -> list[Exception | None]:
-        noting = ruled = False
-        for search in searches:
-            noting, ruled = noting or search._noting, ruled or search._task.rules.active
-            if search._unbranched:
-                logits, maxima = _branched(searches, logits), None
-        threads = searches[0]._task.threads
-        owners: list[TokenSearch] = []
-        lines: list[Line] = []
-        filters: list[_ext.SamplingFilters | None] = []
-        draws: list[float] = []
-        for search in searches:
-            for line in search._running:
-                owners.append(search)
-                lines.append(line)
-                filters.append(search._filters)
-                draws.append(_ext.uniform(search._seed, line.stream, line.step) if search._filters else 0.0)
-        raw = logits.copy() if noting else logits
-        errors: list[Exception | None] = [None] * len(lines)
-        if ruled:
-            maxima = None  # the rules change them
-            rules = [search._task.rules for search in owners]
-            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, threads)
-        tokens = _ext.choose(filters, logits, draws, threads, maxima)
-        now = time.perf_counter()
-        failed: dict[TokenSearch, Exception] = {}
-        for i, (search, line, token) in enumerate(zip(owners, lines, tokens, strict=True)):
-            error = errors[i]
-            if error is None and token < 0:
-                error = Error(f"generate: step {line.step + 1}: {describe_bad_row(logits[i])}")
-            if error is not None:
-                failed[search] = error
-                continue
-            if search._ranking and line.step == 0:
-                token = _ranked(logits[i], search._lines.index(line))
-            if search._noting:
-                line.note_logprobs(raw[i], token)
-            line.accept(token, now)
-            if line.finish_reason:
-                search._go_on([other for other in search._running if other is not line])
-        return [failed.get(search) for search in searches]
 
 
 def _branched(searches: Sequence[TokenSearch], logits: NDArray[np.float32]) -> NDArray[np.float32]:
