@@ -202,7 +202,7 @@ void register_cache(py::module_& m) {
       .def("references", &KVCache::references, py::arg("page"))
       .def("copy", &KVCache::copy, py::arg("source"), py::arg("target"), py::arg("first"), py::arg("positions"),
            py::arg("threads"), py::call_guard<py::gil_scoped_release>())
-      .def("trim", &KVCache::trim, py::call_guard<py::gil_scoped_release>())
+      .def("trim", &KVCache::trim, py::arg("kept") = 0, py::call_guard<py::gil_scoped_release>())
       .def(
           "read",
           [](const KVCache& cache, int page, int64_t positions) {

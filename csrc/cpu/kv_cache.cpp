@@ -111,11 +111,13 @@ void KVCache::copy(int from, int to, int64_t first, int64_t positions, int threa
   });
 }
 
-void KVCache::trim() {
+void KVCache::trim(int64_t kept) {
   const std::lock_guard lock(mutex_);
-  for (const int number : free_) {
-    Page& page = pages_[static_cast<size_t>(number)];
-    if (!page.empty) page.memory.give_back();
+  int64_t bytes = 0;
+  for (auto number = free_.rbegin(); number != free_.rend(); ++number) {  // the last one is used next
+    Page& page = pages_[static_cast<size_t>(*number)];
+    if (page.empty || (bytes += page_bytes()) <= kept) continue;
+    page.memory.give_back();
     page.empty = true;
   }
 }

@@ -30,8 +30,8 @@ class KVCache {
   int references(int page) const;
   // Some positions of a page, to the same place in another that is like it before them.
   void copy(int from, int to, int64_t first, int64_t positions, int threads);
-  // Gives the memory of free pages back to the system, until they are used again.
-  void trim();
+  // Gives the memory of free pages back to the system, until they are used again; of all but `kept` bytes.
+  void trim(int64_t kept);
 
   // The bytes of a page for files: zeros wherever the first `positions` positions are not. [page_bytes()]
   void read(int page, int64_t positions, uint8_t* bytes) const;

@@ -69,9 +69,10 @@ inline float kth_largest(std::span<const float> values, size_t k, std::vector<fl
 // order. The largest is finite.
 float bound_of_largest(const Maxima& maxima, size_t k);
 
-// Calls use(i) for each x[i] >= bound, in order.
-template <class Use>
-void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use) {
+// Calls use(i, y) for each y >= bound, in order, where y = x[i], or what `as(values, count, memory)` makes of a block's
+// values: it returns where these lie then, maybe in `memory`. The maxima are those of y.
+template <class Use, class As>
+void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use, const As& as) {
   thread_local std::vector<int64_t> blocks;
   const Kernels& kernels = *maxima.kernels;
   blocks.resize(maxima.blocks.size());
@@ -79,12 +80,20 @@ void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima,
       kernels.positions_from(bound, maxima.blocks.data(), std::ssize(maxima.blocks), blocks.data())));
   for (const int64_t block : blocks)  // the few are far from each other, and from any cache
     for (int64_t i = 0; i < maxima.block; i += kAlignment / 4) __builtin_prefetch(x + block * maxima.block + i);
+  std::array<float, kMaximaBlock> memory;
   std::array<int64_t, kMaximaBlock> found;
   for (const int64_t block : blocks) {
-    const int64_t start = block * maxima.block;
-    const int64_t count = kernels.positions_from(bound, x + start, std::min(maxima.block, n - start), found.data());
-    for (int64_t i = 0; i < count; ++i) use(start + found[static_cast<size_t>(i)]);
+    const int64_t start = block * maxima.block, length = std::min(maxima.block, n - start);
+    const float* values = as(x + start, length, memory.data());
+    const int64_t count = kernels.positions_from(bound, values, length, found.data());
+    for (int64_t i = 0; i < count; ++i)
+      use(start + found[static_cast<size_t>(i)], values[found[static_cast<size_t>(i)]]);
   }
+}
+
+template <class Use>
+void for_each_from(float bound, const float* x, int64_t n, const Maxima& maxima, const Use& use) {
+  for_each_from(bound, x, n, maxima, use, [](const float* values, int64_t, float*) { return values; });
 }
 
 }  // namespace qkv

@@ -14,7 +14,23 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// log(sum of e^x) of each row. The sum is one of parts, so that it does not depend on who adds up what.
+// The `top` largest of x, which holds no NaN.
+std::vector<int64_t> find_top(const float* x, int64_t n, const Maxima& maxima, int64_t top) {
+  std::vector<int64_t> ids;
+  const float bound = bound_of_largest(maxima, static_cast<size_t>(top));
+  for_each_from(bound, x, n, maxima, [&](int64_t i, float) { ids.push_back(i); });
+  std::partial_sort(ids.begin(), ids.begin() + top, ids.end(),
+                    [x](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
+  return ids;
+}
+
+int threads_of(int64_t rows, int64_t n, int threads) {
+  constexpr double kWork = 40;  // per logit, for threads_for
+  return threads_for(kWork * static_cast<double>(rows * n), threads);
+}
+
+}  // namespace
+
 std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t rows, int64_t n,
                                  const RowMaxima& maxima, int threads) {
   const int64_t parts = parts_of(n);
@@ -34,23 +50,6 @@ std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t
   return norms;
 }
 
-// The `top` largest of x, which holds no NaN.
-std::vector<int64_t> find_top(const float* x, int64_t n, const Maxima& maxima, int64_t top) {
-  std::vector<int64_t> ids;
-  const float bound = bound_of_largest(maxima, static_cast<size_t>(top));
-  for_each_from(bound, x, n, maxima, [&](int64_t i) { ids.push_back(i); });
-  std::partial_sort(ids.begin(), ids.begin() + top, ids.end(),
-                    [x](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
-  return ids;
-}
-
-int threads_of(int64_t rows, int64_t n, int threads) {
-  constexpr double kWork = 40;  // per logit, for threads_for
-  return threads_for(kWork * static_cast<double>(rows * n), threads);
-}
-
-}  // namespace
-
 void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, std::span<float> blocks, int most_threads) {
   const int threads = threads_of(rows, n, most_threads);
   const auto count = rows > 0 ? static_cast<int64_t>(blocks.size()) / rows : 0;
@@ -58,14 +57,13 @@ void log_softmax(const Kernels& kernels, float* x, int64_t rows, int64_t n, std:
     const auto maxima =
         count > 0 ? RowMaxima::found(kernels, blocks.data(), count, n) : RowMaxima(kernels, x, rows, n, threads);
     const std::vector<double> norms = log_sum_exps(kernels, x, rows, n, maxima, threads);
-    const auto subtract = [&](int64_t row, float* y, int64_t values) {
-      const double norm = norms[static_cast<size_t>(row)];
-      const auto high = static_cast<float>(norm);
-      kernels.subtract(y, high, static_cast<float>(norm - high), y, values);
+    const auto make_scores = [&](int64_t row, float* y, int64_t values) {
+      subtract(kernels, y, norms[static_cast<size_t>(row)], y, values);
     };
-    for_parts(rows, n, threads,
-              [&](int64_t row, int64_t, int64_t first, int64_t values) { subtract(row, x + row * n + first, values); });
-    for (int64_t row = 0; row < rows; ++row) subtract(row, blocks.data() + row * count, count);
+    for_parts(rows, n, threads, [&](int64_t row, int64_t, int64_t first, int64_t values) {
+      make_scores(row, x + row * n + first, values);
+    });
+    for (int64_t row = 0; row < rows; ++row) make_scores(row, blocks.data() + row * count, count);
   });
 }
 

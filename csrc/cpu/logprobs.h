@@ -4,10 +4,22 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/kernels.h"
+#include "largest.h"
 
 namespace qkv {
+
+// log(sum of e^x) of each row. The sum is one of parts, so that it does not depend on who adds up what.
+std::vector<double> log_sum_exps(const Kernels& kernels, const float* x, int64_t rows, int64_t n,
+                                 const RowMaxima& maxima, int threads);
+
+// y = x - norm, n values, rounded once
+inline void subtract(const Kernels& kernels, const float* x, double norm, float* y, int64_t n) {
+  const auto high = static_cast<float>(norm);
+  kernels.subtract(x, high, static_cast<float>(norm - high), y, n);
+}
 
 // Turns rows of n logits into log probabilities. blocks: none, or the maxima of the logits' blocks, which become those
 // of the log probabilities; rows * count of them.

@@ -90,7 +90,7 @@ class Filtering {
     bound = std::max(bound, std::numeric_limits<float>::lowest());
     list_.clear();
     for_each_from(bound, logits_, n_, maxima_,
-                  [&](int64_t i) { list_.push_back({static_cast<int32_t>(i), logits_[i], 0}); });
+                  [&](int64_t i, float logit) { list_.push_back({static_cast<int32_t>(i), logit, 0}); });
   }
 
   void keep_top_k() {

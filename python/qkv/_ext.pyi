@@ -104,8 +104,8 @@ class KVCache:
     def copy(self, source: int, target: int, first: int, positions: int, threads: int) -> None:
         """`positions` positions of a page, from `first` on, to the same place in another that is like it before."""
 
-    def trim(self) -> None:
-        """Gives the memory of free pages back to the system."""
+    def trim(self, kept: int = 0) -> None:
+        """Gives the memory of free pages back to the system, of all but `kept` bytes."""
 
     def read(self, page: int, positions: int) -> npt.NDArray[np.uint8]:
         """[page_nbytes]: the bytes of its first `positions` positions, and zeros."""
@@ -393,12 +393,14 @@ def best_continuations(
     groups: Sequence[tuple[int, int]],
     threads: int = 1,
     maxima: _Float32 | None = None,
+    logits: bool = False,
 ) -> list[list[tuple[float, int, int]]]:
     """For each group the best (score, beam, token), best first; of equal ones the first.
 
     scores: [rows, vocabulary], to which `running` [rows] is added. groups: (rows, continuations wanted); beams are
     counted within them. Minus infinity is left out. A group is empty where a score is NaN or plus infinity. maxima: as
-    for `choose`, of the scores.
+    for `choose`, of the scores. With `logits` these are in `scores`' place, and it is as after `log_softmax`, which
+    takes longer, as it writes all of them.
     """
 
 def log_softmax(logits: _Float32, threads: int = 1, maxima: _Float32 | None = None) -> None:

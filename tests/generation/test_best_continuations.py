@@ -48,6 +48,25 @@ def test_equal_a_stable_sort(data: st.DataObject) -> None:
     assert _ext.best_continuations(scores, running, groups, threads) == expected(scores, running, groups)
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_of_logits_as_of_their_log_probabilities(data: st.DataObject) -> None:
+    """Logits that differ by less than log probabilities can: what is rounded to the same value is a tie."""
+    vocab, step = data.draw(st.sampled_from([1, 65, 1000])), data.draw(st.sampled_from([1e-9, 1e-7, 1.0]))
+    groups = data.draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    rows = sum(count for count, _ in groups)
+    logits = (rng.integers(0, 50, (rows, vocab)) * step).astype(np.float32)
+    logits[rng.random(logits.shape) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))] = -np.inf
+    for bad in data.draw(st.lists(st.sampled_from([np.nan, np.inf]), max_size=1)):
+        logits[rng.integers(rows), rng.integers(vocab)] = bad
+    running = (-rng.random(rows)).tolist()
+    scores = logits.copy()
+    _ext.log_softmax(scores)
+    best = _ext.best_continuations(scores, running, groups)
+    assert best == _ext.best_continuations(logits, running, groups, data.draw(st.sampled_from([1, 2])), None, True)
+
+
 def test_sizes_are_checked() -> None:
     scores = np.zeros((3, 5), np.float32)
     for running, groups in (

@@ -121,14 +121,16 @@ def test_beams_go_on_the_same_with_maxima_and_without(vocab: int, block: int, se
         return np.stack([x[:, i : i + block].max(axis=1) for i in range(0, vocab, block)], axis=1)
 
     plain, maxima = logits.copy(), blocks_of(logits)
+    running, groups = [0.0, -1.0, 0.5, 2.0, 2.0], [(2, 4), (1, 2), (2, 200)]
+    of_logits = _ext.best_continuations(logits, running, groups, 2, maxima, True)
     _ext.log_softmax(plain, 1)
     _ext.log_softmax(logits, 2, maxima)
     assert logits.tobytes() == plain.tobytes()
     usable = [i for i in range(5) if np.isfinite(logits[i].max())]
     assert (maxima[usable] == blocks_of(logits)[usable]).all()
-    groups = [(2, 4), (1, 2), (2, 200)]
-    best = _ext.best_continuations(logits, [0.0, -1.0, 0.5, 2.0, 2.0], groups, 2, maxima)
-    assert best == _ext.best_continuations(plain, [0.0, -1.0, 0.5, 2.0, 2.0], groups, 1)
+    best = _ext.best_continuations(plain, running, groups, 1)
+    assert best == _ext.best_continuations(logits, running, groups, 2, maxima)
+    assert best == of_logits
 
 
 def test_the_largest_few_of_blocks_with_odd_maxima() -> None:

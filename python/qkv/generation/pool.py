@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of the memory that is available when a pool is made, unless its limit is given.
 DEFAULT_SHARE = 1 / 4
+# Of free pages, that stay for the next requests when nothing runs: fresh memory takes longer to get than to fill.
+KEPT_BYTES = 64 << 20
 # How long others may hold all pages without a run, while somebody waits.
 STALL_SECONDS = 10.0
 
@@ -242,7 +244,7 @@ class PagePool:
             self._reserved -= self._dropped.popleft()
             self._short_since = None
             if self._reserved == 0:
-                self.cache.trim()
+                self.cache.trim(KEPT_BYTES)
             self._changed.notify_all()
 
     @contextmanager

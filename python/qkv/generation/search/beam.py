@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,9 @@ class BeamsTogether(Together):
     ) -> list[Exception | None]:
         searches = self.searches
         threads = searches[0]._task.threads
-        _ext.log_softmax(logits, threads, maxima)
+        scored = any(search._reads_scores for search in searches)
+        if scored:
+            _ext.log_softmax(logits, threads, maxima)
         turns: list[_Turn] = []
         place = 0
         for search in searches:
@@ -45,7 +47,7 @@ class BeamsTogether(Together):
             now = [turn for turn in turns if turn.number == number and turn.search not in errors]
             if now:
                 scores = logits if len(now) == len(turns) else np.concatenate([logits[turn.rows] for turn in now])
-                errors |= _take_turns(now, scores, maxima, own, threads)
+                errors |= _take_turns(now, _Scores(scores, maxima, scored), own, threads)
         for search in searches:
             search._steps += 1
             search._feeds = [Feed(beam.sequence) for group in search._groups for beam in group.running]
@@ -70,6 +72,11 @@ class BeamSearch(JointSearch):
         self._steps = 0
         self._size = size
         self._feeds = [Feed(sequence)]
+        options = task.options
+        # Whether anything but the best continuations is taken from the scores of all tokens, or changes them.
+        self._reads_scores = bool(
+            task.rules.active or options.num_beam_groups > 1 or options.sampling or options.logprobs is not None
+        )
 
     @staticmethod
     def lanes(options: Options) -> int:
@@ -118,7 +125,11 @@ class BeamSearch(JointSearch):
         """
         options, group = self._task.options, turn.group
         if not best:
-            raise Error(f"generate: step {group.length + 1}: {_describe_bad_rows(scores)}")
+            ruled_out = self._task.rules.active and bool(np.all(scores < np.inf))
+            reason = "the rules leave no token that could come next"
+            if not ruled_out:
+                reason = "the logits are not finite; expected numbers"
+            raise Error(f"generate: step {group.length + 1}: {reason}")
         if options.sampling:
             first = self._steps * group.wanted
             draws = [_ext.uniform(options.seed, self._task.stream, first + i) for i in range(group.wanted)]
@@ -156,15 +167,24 @@ class _Turn:
     taken: list[int]
 
 
+class _Scores(NamedTuple):
+    """
+    Attributes:
+        values: of all tokens, for the rows of some turns: log probabilities, or logits that make them.
+        maxima: of these, if they are known.
+        scored: log probabilities.
+    """
+
+    values: NDArray[np.float32]
+    maxima: NDArray[np.float32] | None
+    scored: bool
+
+
 def _take_turns(
-    turns: Sequence[_Turn],
-    scores: NDArray[np.float32],
-    maxima: NDArray[np.float32] | None,
-    own: NDArray[np.float32],
-    threads: int,
+    turns: Sequence[_Turn], scores: _Scores, own: NDArray[np.float32], threads: int
 ) -> dict[BeamSearch, Exception]:
-    """`scores`: log probabilities for the rows of these turns; `maxima`: of these, if they are known. Returns what the
-    searches raised."""
+    """Returns what the searches raised."""
+    values = scores.values
     parts: list[slice] = []  # the rows of each turn
     groups: list[tuple[int, int]] = []
     rules: list[LogitRules] = []
@@ -175,20 +195,20 @@ def _take_turns(
         parts.append(slice(len(ids), len(ids) + len(beams)))
         groups.append((len(beams), turn.group.wanted))
         for token in turn.taken:
-            scores[parts[-1], token] -= task.options.diversity_penalty
+            values[parts[-1], token] -= task.options.diversity_penalty
         for beam in beams:
             rules.append(task.rules)
             ids.append(beam.sequence.ids)
             running.append(beam.score)
-    refused = LogitRules.apply_all(rules, ids, scores, threads)
-    ranks = _ext.best_continuations(scores, running, groups, threads, maxima)
+    refused = LogitRules.apply_all(rules, ids, values, threads)
+    ranks = _ext.best_continuations(values, running, groups, threads, scores.maxima, not scores.scored)
     errors: dict[BeamSearch, Exception] = {}
     for turn, part, best in zip(turns, parts, ranks, strict=True):
         error = next((e for e in refused[part] if e is not None), None)
         try:
             if error is not None:
                 raise error
-            turn.search._take(turn, scores[part], best, own)
+            turn.search._take(turn, values[part], best, own)
         except Exception as raised:  # of this request alone: a user's logits processor may raise anything
             errors[turn.search] = raised
     return errors
@@ -202,9 +222,3 @@ def _notes(own: NDArray[np.float32], most: int) -> Note:
         return TokenLogprobs(token, float(own[beam, token]), {t: score for score, _, t in tops[beam]})
 
     return note
-
-
-def _describe_bad_rows(scores: NDArray[np.float32]) -> str:
-    if np.all(scores < np.inf):
-        return "the rules leave no token that could come next"
-    return "the logits are not finite; expected numbers"
