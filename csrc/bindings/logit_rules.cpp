@@ -1,7 +1,11 @@
 #include "cpu/logit_rules.h"
 
+#include <span>
+
 #include "bindings.h"
 #include "cpu/error.h"
+#include "cpu/isa.h"
+#include "cpu/largest.h"
 #include "cpu/threads.h"
 
 namespace qkv {
@@ -31,27 +35,39 @@ struct Row {
   const LogitRules* rules;
   RecentIds recent;
   float* scores;
+  std::span<float> blocks;
 };
 
-void apply_to_rows(const std::vector<const LogitRules*>& rules, const py::sequence& ids, py::array& logits,
-                   int threads) {
+void apply_to_rows(const std::vector<const LogitRules*>& rules, const py::sequence& ids, py::array& logits, int threads,
+                   std::optional<py::array> maxima) {
   float* scores = writable_rows(logits, "apply_rules");
   const int64_t n = logits.shape(1);
   require(rules.size() == static_cast<size_t>(logits.shape(0)) && ids.size() == rules.size(),
           "apply_rules: ", rules.size(), " rules and ", ids.size(), " lists of ids for ", logits.shape(0),
           " rows of logits");
+  std::span<float> blocks;  // of all rows
+  if (maxima) {
+    require(maxima->ndim() == 2 && maxima->shape(0) == logits.shape(0),
+            "apply_rules: maxima must be [rows, blocks], of all rows");
+    blocks = {writable_rows(*maxima, "apply_rules"), static_cast<size_t>(maxima->size())};
+    block_size(maxima->shape(1), n);
+  }
+  const size_t each = maxima ? static_cast<size_t>(maxima->shape(1)) : 0;
   std::vector<Row> rows;
   double work = 0;  // per token some 3 ns
   for (size_t i = 0; i < rules.size(); ++i) {
     if (!rules[i] || !rules[i]->active()) continue;
-    rows.push_back({rules[i], read_ids(*rules[i], ids[i]), scores + static_cast<int64_t>(i) * n});
+    rows.push_back(
+        {rules[i], read_ids(*rules[i], ids[i]), scores + static_cast<int64_t>(i) * n, blocks.subspan(i * each, each)});
     work += 300 * static_cast<double>(rows.back().recent.ids.size() + rules[i]->source.size());
   }
   const py::gil_scoped_release release;
+  const Kernels& kernels = chosen_kernels();
   parallel_for(static_cast<int64_t>(rows.size()), threads_for(work, threads), [&](int64_t row, int) {
-    thread_local TokenCounts counts;
+    thread_local RulesWorkspace workspace;
     const Row& r = rows[static_cast<size_t>(row)];
-    apply_rules(*r.rules, r.recent, r.scores, n, counts);
+    apply_rules(*r.rules, r.recent, r.scores, n, workspace);
+    if (!r.blocks.empty()) renew_maxima(kernels, r.scores, n, workspace.changed, r.blocks);
   });
 }
 
@@ -103,7 +119,8 @@ void register_rules(py::module_& m) {
            "min_new_tokens"_a, "forced_bos_token_id"_a, "forced_eos_token_id"_a, "suppress_tokens"_a,
            "begin_suppress_tokens"_a)
       .def_property_readonly("active", &LogitRules::active);
-  m.def("apply_rules", &apply_to_rows, "rules"_a, "ids"_a, "logits"_a, "threads"_a = 1);
+  m.def("apply_rules", &apply_to_rows, "rules"_a, "ids"_a, "logits"_a, "threads"_a = 1,
+        "maxima"_a.none(true) = py::none());
 }
 
 }  // namespace qkv

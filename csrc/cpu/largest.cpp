@@ -6,6 +6,25 @@
 
 namespace qkv {
 
+int64_t block_size(int64_t count, int64_t n) {
+  int64_t size = kMaximaBlock;  // the panels of the instruction sets have so many columns, or a power of two fewer
+  while (size > 1 && (n + size - 1) / size < count) size /= 2;
+  require((n + size - 1) / size == count, "logits of ", n, " tokens have no ", count, " maxima");
+  return size;
+}
+
+void renew_maxima(const Kernels& kernels, const float* x, int64_t n, std::vector<int64_t>& changed,
+                  std::span<float> blocks) {
+  const int64_t size = block_size(std::ssize(blocks), n);
+  std::sort(changed.begin(), changed.end());
+  int64_t done = -1;
+  for (const int64_t i : changed) {
+    const int64_t block = i / size, first = block * size;
+    if (block != done) kernels.block_maxima(x + first, std::min(size, n - first), &blocks[static_cast<size_t>(block)]);
+    done = block;
+  }
+}
+
 RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads)
     : kernels_(kernels),
       each_((n + kMaximaBlock - 1) / kMaximaBlock),
@@ -26,10 +45,7 @@ RowMaxima::RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64
 
 RowMaxima RowMaxima::found(const Kernels& kernels, const float* blocks, int64_t count, int64_t n) {
   RowMaxima maxima(kernels);
-  int64_t block = kMaximaBlock;  // the panels of the instruction sets have so many columns, or a power of two fewer
-  while (block > 1 && (n + block - 1) / block < count) block /= 2;
-  require((n + block - 1) / block == count, "logits of ", n, " tokens have no ", count, " maxima");
-  maxima.block_ = block;
+  maxima.block_ = block_size(count, n);
   maxima.each_ = count;
   maxima.blocks_ = blocks;
   return maxima;

@@ -37,11 +37,19 @@ struct Maxima {
   float largest;  // of all: NaN if there is one, -inf of no values
 };
 
+// How many values a block has, where the linear layer that gave n values found so many maxima. Throws Error when no
+// size fits.
+int64_t block_size(int64_t count, int64_t n);
+
+// The maxima of blocks of x [n] are right again, after some values have changed; `changed` is put in order.
+void renew_maxima(const Kernels& kernels, const float* x, int64_t n, std::vector<int64_t>& changed,
+                  std::span<float> blocks);
+
 class RowMaxima {
  public:
   RowMaxima(const Kernels& kernels, const float* x, int64_t rows, int64_t n, int threads);
-  // As the linear layer that gave rows of n values found them: blocks [..., count], which outlive this. Throws Error
-  // when no block size fits.
+  // As the linear layer that gave rows of n values found them: blocks [..., count], which outlive this. Throws Error as
+  // block_size().
   static RowMaxima found(const Kernels& kernels, const float* blocks, int64_t count, int64_t n);
   RowMaxima(RowMaxima&&) = default;
   Maxima operator[](int64_t row) const;

@@ -15,8 +15,16 @@ using Ids = std::span<const int64_t>;
 
 class Applying {
  public:
-  Applying(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n, TokenCounts& counts)
-      : rules_(rules), ids_(recent.ids), length_(recent.length), scores_(scores), n_(n), counts_(counts) {}
+  Applying(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n, RulesWorkspace& workspace)
+      : rules_(rules),
+        ids_(recent.ids),
+        length_(recent.length),
+        scores_(scores),
+        n_(n),
+        counts_(workspace.counts),
+        changed_(workspace.changed) {
+    changed_.clear();
+  }
 
   void run() {
     if (!force()) change();
@@ -28,8 +36,13 @@ class Applying {
  private:
   bool known(int64_t token) const { return token >= 0 && token < n_; }
 
+  float& changing(int64_t token) {
+    changed_.push_back(token);
+    return scores_[token];
+  }
+
   void ban(int64_t token) {
-    if (known(token)) scores_[token] = kBanned;
+    if (known(token)) changing(token) = kBanned;
   }
 
   void ban(const std::vector<int64_t>& tokens) {
@@ -39,7 +52,7 @@ class Applying {
   // What applies before tokens are forced.
   void change() {
     for (const auto& [token, bias] : rules_.logit_bias)
-      if (known(token)) scores_[token] += bias;
+      if (known(token)) changing(token) += bias;
     penalise(rules_.source, static_cast<float>(1 / rules_.encoder_repetition_penalty));
     penalise(ids_, static_cast<float>(rules_.repetition_penalty));
     penalise_new();
@@ -56,7 +69,7 @@ class Applying {
     counts_.begin(n_);
     for (const int64_t token : ids) {
       if (counts_.add(token) != 1) continue;
-      float& score = scores_[token];
+      float& score = changing(token);
       score = score < 0 ? score * penalty : score / penalty;
     }
   }
@@ -67,7 +80,7 @@ class Applying {
     const int64_t fresh = std::clamp<int64_t>(length_ - rules_.start, 0, static_cast<int64_t>(ids_.size()));
     for (const int64_t token : ids_.last(static_cast<size_t>(fresh))) counts_.add(token);
     for (const int64_t token : counts_.tokens())
-      scores_[token] -= rules_.presence_penalty + rules_.frequency_penalty * static_cast<float>(counts_.count(token));
+      changing(token) -= rules_.presence_penalty + rules_.frequency_penalty * static_cast<float>(counts_.count(token));
   }
 
   // Tokens that would make the last `size` ids equal to `size` neighbours in `text`.
@@ -98,7 +111,7 @@ class Applying {
 
   bool force(const std::vector<int64_t>& tokens) {
     if (std::none_of(tokens.begin(), tokens.end(), [this](int64_t token) { return known(token); })) return false;
-    std::fill_n(scores_, n_, kBanned);
+    for (int64_t token = 0; token < n_; ++token) ban(token);
     for (const int64_t token : tokens)
       if (known(token)) scores_[token] = 0;
     return true;
@@ -110,6 +123,7 @@ class Applying {
   float* scores_;
   int64_t n_;
   TokenCounts& counts_;
+  std::vector<int64_t>& changed_;
 };
 
 }  // namespace
@@ -166,8 +180,9 @@ int64_t TokenCounts::add(int64_t token) {
   return ++count;
 }
 
-void apply_rules(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n, TokenCounts& counts) {
-  Applying(rules, recent, scores, n, counts).run();
+void apply_rules(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n,
+                 RulesWorkspace& workspace) {
+  Applying(rules, recent, scores, n, workspace).run();
 }
 
 }  // namespace qkv

@@ -45,7 +45,7 @@ struct RecentIds {
   std::vector<int64_t> ids = {};
 };
 
-// Counts tokens of a vocabulary; keeps its memory for the next row.
+// Counts tokens of a vocabulary.
 class TokenCounts {
  public:
   void begin(int64_t vocabulary);
@@ -59,7 +59,13 @@ class TokenCounts {
   std::vector<int64_t> tokens_;
 };
 
+// Memory of one thread, kept for the next row.
+struct RulesWorkspace {
+  TokenCounts counts;
+  std::vector<int64_t> changed;  // tokens whose scores were
+};
+
 // Changes the n scores of the token that follows `recent`.
-void apply_rules(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n, TokenCounts& counts);
+void apply_rules(const LogitRules& rules, const RecentIds& recent, float* scores, int64_t n, RulesWorkspace& workspace);
 
 }  // namespace qkv

@@ -347,9 +347,14 @@ class LogitRules:
     def active(self) -> bool: ...
 
 def apply_rules(
-    rules: Sequence[LogitRules | None], ids: Sequence[Sequence[int]], logits: _Float32, threads: int = 1
+    rules: Sequence[LogitRules | None],
+    ids: Sequence[Sequence[int]],
+    logits: _Float32,
+    threads: int = 1,
+    maxima: _Float32 | None = None,
 ) -> None:
-    """Changes logits [rows, vocabulary] in place: row i by rules[i], for the token that follows ids[i]."""
+    """Changes logits [rows, vocabulary] in place: row i by rules[i], for the token that follows ids[i]; and `maxima`,
+    as for `choose`, into those of the changed logits."""
 
 # --- from logits to tokens ----------------------------------------------------------------------------------
 

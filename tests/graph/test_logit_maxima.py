@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import qkv
 from qkv import _ext
 from qkv.checkpoint import Checkpoint, Weights
+from qkv.generation.rules import LogitRules
 from qkv.generation.sampling import SamplingParams
 from qkv.graph import Graph, lower
 from qkv.graph.pack import Packer
@@ -131,6 +132,33 @@ def test_beams_go_on_the_same_with_maxima_and_without(vocab: int, block: int, se
     best = _ext.best_continuations(plain, running, groups, 1)
     assert best == _ext.best_continuations(logits, running, groups, 2, maxima)
     assert best == of_logits
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vocab=st.sampled_from([1, 64, 70, 1000, 9000]),
+    block=st.sampled_from([8, 16, 32, 64]),
+    seed=st.integers(0, 2**32 - 1),
+    threads=st.sampled_from([1, 2]),
+)
+def test_rules_renew_the_maxima(vocab: int, block: int, seed: int, threads: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(0, vocab, rng.integers(1, 40)).tolist() for _ in range(5)]
+    rules = [
+        LogitRules(repetition_penalty=1.5, no_repeat_ngram_size=1),
+        LogitRules(logit_bias={int(i): float(b) for i, b in enumerate(rng.choice([9.0, -9.0, -np.inf], vocab // 8))}),
+        LogitRules(presence_penalty=-3.0, frequency_penalty=0.5, min_new_tokens=99, eos_token_id=vocab - 1),
+        LogitRules(start=len(ids[3]), limit=1, forced_eos_token_id=[0, vocab - 1, vocab + 5]),
+        LogitRules(),
+    ]
+    logits = (rng.standard_normal((5, vocab)) * 4).astype(np.float32)
+
+    def blocks_of(x: np.ndarray) -> np.ndarray:
+        return np.stack([x[:, i : i + block].max(axis=1) for i in range(0, vocab, block)], axis=1)
+
+    maxima = blocks_of(logits)
+    assert LogitRules.apply_all(rules, ids, logits, threads, maxima) == [None] * 5
+    assert np.array_equal(maxima, blocks_of(logits))
 
 
 def test_the_largest_few_of_blocks_with_odd_maxima() -> None:

@@ -116,16 +116,23 @@ class LogitRules:
 
     @staticmethod
     def apply_all(
-        rules: Sequence[LogitRules], ids: Sequence[Sequence[int]], logits: NDArray[np.float32], threads: int = 1
+        rules: Sequence[LogitRules],
+        ids: Sequence[Sequence[int]],
+        logits: NDArray[np.float32],
+        threads: int = 1,
+        maxima: NDArray[np.float32] | None = None,
     ) -> list[Exception | None]:
         """`apply` for rows of many requests, in one call: row i by `rules[i]`, for the token that follows `ids[i]`.
+
+        `maxima`: of the logits, as `_ext.choose` takes them; they become those of the changed ones, but for what a
+        caller's function changes.
 
         Returns what a caller's function raised for each row: it concerns no other.
         """
         errors: list[Exception | None] = [None] * len(rules)
         if not any(one.active for one in rules):
             return errors
-        _ext.apply_rules([one._rules if one.active else None for one in rules], ids, logits, threads)
+        _ext.apply_rules([one._rules if one.active else None for one in rules], ids, logits, threads, maxima)
         for i, one in enumerate(rules):
             try:
                 one.process(ids[i : i + 1], logits[i : i + 1])

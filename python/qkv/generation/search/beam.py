@@ -40,8 +40,8 @@ class BeamsTogether(Together):
             turns += search._turns(place)
             place += len(search._feeds)
         own = logits.copy() if any(s._task.options.logprobs is not None for s in searches) else logits
-        if any(s._task.rules.active or len(s._groups) > 1 for s in searches):
-            maxima = None  # rules and other groups change the scores
+        if any(s._task.rules.processors or len(s._groups) > 1 for s in searches):
+            maxima = None  # these change the scores unseen
         errors: dict[BeamSearch, Exception] = {}
         for number in range(max(turn.number for turn in turns) + 1):
             now = [turn for turn in turns if turn.number == number and turn.search not in errors]
@@ -200,7 +200,7 @@ def _take_turns(
             rules.append(task.rules)
             ids.append(beam.sequence.ids)
             running.append(beam.score)
-    refused = LogitRules.apply_all(rules, ids, values, threads)
+    refused = LogitRules.apply_all(rules, ids, values, threads, scores.maxima)
     ranks = _ext.best_continuations(values, running, groups, threads, scores.maxima, not scores.scored)
     errors: dict[BeamSearch, Exception] = {}
     for turn, part, best in zip(turns, parts, ranks, strict=True):

@@ -55,9 +55,9 @@ class TokensTogether(Together):
         raw = logits.copy() if self._noting else logits
         errors: list[Exception | None] = [None] * len(lines)
         if self._ruled:
-            maxima = None  # the rules change them
             rules = [search._task.rules for search in owners]
-            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, self._threads)
+            maxima = None if any(one.processors for one in rules) else maxima  # these change them unseen
+            errors = LogitRules.apply_all(rules, [line.sequence.ids for line in lines], logits, self._threads, maxima)
         tokens = _ext.choose(self._filters, logits, draws, self._threads, maxima)
         now = time.perf_counter()
         failed: dict[TokenSearch, Exception] = {}
