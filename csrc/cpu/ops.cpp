@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "error.h"
 #include "threads.h"
@@ -113,6 +114,9 @@ void convert(const Kernels& kernels, const float* x, int64_t rows, const Activat
                });
 }
 
+// From so many rows a thread on, reading all weights for each thread costs less than rows from other threads' caches.
+constexpr int64_t kOwnRows = 64;
+
 void linear(const Weight& w, const Activations& x, int64_t rows, Function activation, const float* residual, float* y,
             int threads, std::vector<Memory>& scratch, float* maxima) {
   const Kernels& kernels = w.kernels();
@@ -141,18 +145,23 @@ void linear(const Weight& w, const Activations& x, int64_t rows, Function activa
     for (Memory& memory : scratch) memory.reserve(kUnpackedBytes);
   }
 
-  // A task is one panel against a block of rows. Tasks of one panel follow each other, so that it is read from
+  // A task is one panel against a block of rows. Of many rows each thread takes its own, those that it wrote in the
+  // step before and finds in its own cache. Of fewer, tasks of one panel follow each other, so that it is read from
   // memory once; blocks of few rows would read it from the L2 cache too often, but three tasks for each thread go
   // first.
+  const bool own_rows = threads > 1 && rows >= kOwnRows * threads;
   const int64_t wished = std::min(rows / kTileRows, blocks_of(3 * threads, w.panels()));
-  const int64_t blocks = std::max(blocks_of(rows, kBlockRows), wished);
+  const int64_t needed = blocks_of(rows, kBlockRows);
+  const int64_t blocks = own_rows ? blocks_of(needed, threads) * threads : std::max(needed, wished);
   const auto kernel = linear_kernel(kernels, w.dtype());
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(w.out() * k);
   parallel_for(blocks * w.panels(), threads_for(flops, threads), [&](int64_t task, int thread) {
-    const int64_t block = task % blocks, first = block * rows / blocks, end = (block + 1) * rows / blocks;
+    const auto [block, panel] =
+        own_rows ? std::pair(task / w.panels(), task % w.panels()) : std::pair(task % blocks, task / blocks);
+    const int64_t first = block * rows / blocks, end = (block + 1) * rows / blocks;
     LinearArgs own = args;
     if (unpacks) own.scratch = scratch[static_cast<size_t>(thread)].data();
-    kernel(own, first, end - first, task / blocks);
+    kernel(own, first, end - first, panel);
   });
 }
 
