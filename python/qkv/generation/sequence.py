@@ -78,9 +78,8 @@ class CachedSequence:
 
     def advance(self, tokens: int) -> None:
         """So many more of `ids` are in the cache."""
-        self.past += tokens
-        if self.past % _PAGE < tokens:
-            self.page_is_full()
+        for each in _ext.advance([self], [tokens]):
+            each.page_is_full()
 
     def page_is_full(self) -> None:
         """`past` has come to the end of a page, or went beyond."""

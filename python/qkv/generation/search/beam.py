@@ -125,10 +125,9 @@ class BeamSearch(JointSearch):
         """
         options, group = self._task.options, turn.group
         if not best:
-            ruled_out = self._task.rules.active and bool(np.all(scores < np.inf))
-            reason = "the rules leave no token that could come next"
-            if not ruled_out:
-                reason = "the logits are not finite; expected numbers"
+            reason = "the logits are not finite; expected numbers"
+            if self._task.rules.active and np.all(scores < np.inf):
+                reason = "the rules leave no token that could come next"
             raise Error(f"generate: step {group.length + 1}: {reason}")
         if options.sampling:
             first = self._steps * group.wanted
