@@ -28,12 +28,12 @@ void quantise(const float* x, uint8_t* q, float* scale, int64_t n, int64_t padde
   for (i = n; i < padded; ++i) q[i] = (uint8_t)kActivationOffset;
 }
 
-// x [n] -> y [padded], zeros behind n. Only tables with bf16_activations are asked to.
+// x [n] -> y [padded], zeros behind n; y may be where x is. Only tables with bf16_activations are asked to.
 template <class V>
 void to_bfloat16(const float* x, uint16_t* y, int64_t n, int64_t padded) {
   int64_t i = 0;
   if constexpr (kDotBf16) {
-    for (; i + kLanes <= n; i += kLanes) V::load(x + i).store_bf16(y + i, kLanes);
+    for (; i + kLanes <= n; i += kLanes) V::load(x + i).store_bf16(y + i);
     if (i < n) V::load(x + i, n - i).store_bf16(y + i, n - i);
     i = n;
   }

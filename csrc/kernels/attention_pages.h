@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "kernels.h"
+#include "prefetch.h"
 #include "rotary.h"
 #include "tile.h"
 
@@ -26,11 +27,6 @@ struct Float32Page {
   using Format = Float32Format;
   static constexpr KVType kType = KVType::float32;
   static constexpr bool kScaled = false;
-
-  // One vector of the value in `slot`, columns from `column` on.
-  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
-    return F32::load((const float*)values + slot * stride + column);
-  }
 
   // A key, padded with zeros, becomes words of 32 bits; up to kLanes keys are transposed together.
   static int64_t words(int64_t dim) { return dim; }
@@ -60,14 +56,9 @@ inline uint32_t bfloat16_bits(float x) {
 }
 
 struct Bf16Page {
-  using Format = WidenedBf16Format;
+  using Format = Bf16Format;
   static constexpr KVType kType = KVType::bfloat16;
   static constexpr bool kScaled = false;
-
-  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
-    const uint16_t* pairs = (const uint16_t*)values + (slot / 2 * stride + column) * 2;
-    return slot % 2 ? F32::high_bf16(pairs) : F32::low_bf16(pairs);
-  }
 
   static int64_t words(int64_t dim) { return (dim + 1) / 2; }
   static void key_words(const float* __restrict key, int64_t dim, float* __restrict words, float*) {
@@ -125,10 +116,6 @@ struct Int8Page {
   static constexpr KVType kType = KVType::int8;
   static constexpr bool kScaled = true;
 
-  static F32 value(const uint8_t* values, int64_t stride, int64_t slot, int64_t column) {
-    return F32::widen((const int8_t*)values + slot * stride + column);
-  }
-
   static int64_t words(int64_t dim) { return dim; }
   static void key_words(const float* key, int64_t dim, float* words, float* scale) {
     *scale = quantise(key, value_stride(dim), words);
@@ -184,7 +171,10 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
     float* scales = (float*)(values + kPageTokens * stride);  // where the type has them
     for (int64_t i = 0; i < n; ++i) {
       const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
-      turn(args.k + (done + i) * args.k_stride, rotary, args.rotary_dim, dim, 1.0f, key);
+      const float *k = args.k + (done + i) * args.k_stride, *v = args.v + (done + i) * args.v_stride;
+      ask_for<For::reading>(k + dim, dim);  // of the next head, which mostly comes next
+      ask_for<For::reading>(v + dim, dim);
+      turn(k, rotary, args.rotary_dim, dim, 1.0f, key);
       for (int64_t c = dim; c < stride; ++c) key[c] = 0;
       Page::key_words(key, dim, rows + i * stride, scales + slot + i);
     }

@@ -24,7 +24,8 @@ constexpr int64_t kAhead = 4096;
 
 // C (+)= A . B with sums held in registers over all pages.
 template <class Format, int Rows, int Vectors>
-void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c, int64_t c_stride) {
+void paged_tile(const typename Format::A* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c,
+                int64_t c_stride) {
   F32 acc[Rows][Vectors];
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r)
@@ -60,8 +61,8 @@ void paged_tile(const float* a, int64_t a_stride, const PagedMatrix& b, bool fre
 }
 
 template <class Format, int Vectors>
-inline void paged_rows(int64_t rows, const float* a, int64_t a_stride, const PagedMatrix& b, bool fresh, float* c,
-                       int64_t c_stride) {
+inline void paged_rows(int64_t rows, const typename Format::A* a, int64_t a_stride, const PagedMatrix& b, bool fresh,
+                       float* c, int64_t c_stride) {
   switch (rows) {
     case 1: return paged_tile<Format, 1, Vectors>(a, a_stride, b, fresh, c, c_stride);
     case 2: return paged_tile<Format, 2, Vectors>(a, a_stride, b, fresh, c, c_stride);
@@ -74,8 +75,8 @@ inline void paged_rows(int64_t rows, const float* a, int64_t a_stride, const Pag
 
 // The same for any number of column vectors, cut into tiles of nearly equal width (5 vectors: 3 + 2, not 4 + 1).
 template <class Format>
-inline void multiply_pages(int64_t rows, int64_t vectors, const float* a, int64_t a_stride, PagedMatrix b, bool fresh,
-                           float* c, int64_t c_stride) {
+inline void multiply_pages(int64_t rows, int64_t vectors, const typename Format::A* a, int64_t a_stride, PagedMatrix b,
+                           bool fresh, float* c, int64_t c_stride) {
   for (int64_t n; vectors > 0; vectors -= n) {
     const int64_t tiles = (vectors + kPanelVectors - 1) / kPanelVectors;
     n = (vectors + tiles - 1) / tiles;

@@ -30,7 +30,7 @@ void weigh_pages(const AttentionArgs& args, int64_t row, int64_t rows, float* we
   for (int64_t n; rows > 0; row += n, rows -= n) {
     n = next_rows(rows);
     const QueryTile tile = query_tile(args, row, n);
-    turn_queries(args, tile, scratch.q);
+    turn_queries<Page>(args, tile, scratch.q);
     for (int64_t block = tile.first_block(); block < tile.end_block(); ++block) {
       score_block<Page>(args, tile, block, scratch.q, scratch.scores, scratch.part.m);
       for (int64_t r = 0; r < n; ++r) {

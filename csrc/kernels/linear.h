@@ -5,6 +5,7 @@
 
 #include "elementwise.h"
 #include "kernels.h"
+#include "prefetch.h"
 #include "tile.h"
 #include "unpack.h"
 
@@ -85,6 +86,16 @@ inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sum
   });
 }
 
+// What the epilogue of a tile will read and write.
+inline void ask_for_rows(const LinearArgs& args, int64_t row, int64_t rows, int64_t panel) {
+  const int64_t width = args.gated ? kPanel / 2 : kPanel, column = panel * width;
+  for (int64_t r = row; r < row + rows; ++r) {
+    ask_for<For::writing>(args.y + r * args.y_stride + column, width);
+    if (args.residual && args.residual != args.y)
+      ask_for<For::reading>(args.residual + r * args.residual_stride + column, width);
+  }
+}
+
 // A piece of a panel: k values from k0 on.
 struct Chunk {
   const void* w;
@@ -107,6 +118,7 @@ inline void multiply_chunk(const LinearArgs& args, int64_t row, int64_t rows, in
     const int64_t n = next_rows(rows - r);
     auto* c = sums + (chunk.first && chunk.last ? 0 : r * kPanel);  // nothing to keep: stay in L1
     const auto* start = chunk.first ? start_of<Format>(args, panel) : c;
+    if (chunk.last) ask_for_rows(args, row + r, n, panel);
     const Ahead ahead = {chunk.next + chunk.bytes * tile / tiles, chunk.bytes / tiles / steps};
     tile_rows<Format, kPanelVectors>(n, x + r * args.x_stride, args.x_stride, w, kStep, chunk.k, start,
                                      chunk.first ? 0 : kPanel, c, kPanel, ahead);

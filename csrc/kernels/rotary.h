@@ -64,7 +64,8 @@ void rotate(const float* x, const float* rotary, int64_t rotary_dim, int64_t hea
     const Pairs turned = turn(Layout::load(x, i, half, n), F32::load(cosine + i, n), F32::load(sine + i, n), factor);
     Layout::store(turned, y, i, half, n);
   }
-  for (i = 2 * half; i < head_dim; ++i) y[i] = x[i] * scale;
+  for (i = 2 * half; i + kLanes <= head_dim; i += kLanes) (F32::load(x + i) * factor).store(y + i);
+  if (i < head_dim) (F32::load(x + i, head_dim - i) * factor).store(y + i, head_dim - i);
 }
 
 inline auto rotation(bool interleaved) { return interleaved ? rotate<Interleaved> : rotate<HalfSplit>; }

@@ -64,6 +64,10 @@ struct WidenedBf16Format {
       for (int v = 0; v < Vectors; ++v) c[r][v] = fma(x, F32::low_bf16(b + 2 * v * kLanes), c[r][v]);
     }
   }
+  // one half of a step: number `half` of each pair
+  static inline F32 one(F32 c, const A* a, const B* b, int64_t half) {
+    return fma(F32::set(a[half]), half ? F32::high_bf16(b) : F32::low_bf16(b), c);
+  }
 };
 
 // bfloat16 A and B through the dot instruction; A is padded with a 0 to an even k. A template, so that only
@@ -90,6 +94,12 @@ struct DottedBf16Format {
   template <int Rows, int Vectors>
   static inline void last(V (&c)[Rows][Vectors], const A* a, int64_t a_stride, const B* b) {
     step(c, a, a_stride, b);
+  }
+  // The other half of B counts as 0: times 0 it could still be a NaN.
+  static inline V one(V c, const A* a, const B* b, int64_t half) {
+    alignas(kAlignment) uint16_t own[2 * kLanes] = {};
+    for (int i = 0; i < kLanes; ++i) own[2 * i + half] = b[2 * i + half];
+    return V::dot_bf16(c, own, (uint32_t)a[half] << 16 * half);
   }
 };
 

@@ -61,8 +61,7 @@ def load(
             prompts) can be somewhat faster in float32. float16 is widened to float32, because bfloat16 would drop 3
             of its bits; ask for "bfloat16" to halve the memory all the same. Of a packed file: what it has.
         kv_dtype: of attention's keys and values, in the cache and without one: "float32", "bfloat16" or "int8" (one
-            scale for each position and head). "auto": bfloat16 for a decoder whose weights are narrower than float32,
-            float32 for any other model.
+            scale for each position and head). "auto": float32 for float32 weights, bfloat16 for narrower ones.
         kv_cache_bytes: the most that keys and values of all texts may take, those being written and those kept for
             texts that begin alike. Memory is taken as it is needed. By default a quarter of what is available when the
             first text is written.

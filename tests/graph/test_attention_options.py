@@ -92,7 +92,8 @@ def test_what_keys_and_values_are_kept_as(w) -> None:
     chosen = {
         ("auto", "float32", True): "float32",
         ("auto", "bfloat16", True): "bfloat16",
-        ("auto", "bfloat16", False): "float32",  # an encoder keeps nothing
+        ("auto", "bfloat16", False): "bfloat16",
+        ("auto", "int8", False): "bfloat16",
         ("int8", "float32", True): "int8",
         ("bfloat16", "float32", False): "bfloat16",
     }

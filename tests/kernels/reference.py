@@ -146,6 +146,21 @@ def assert_close(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray) -> 
     assert (error <= 5e-7 * magnitude).all()
 
 
+def assert_attended(y: np.ndarray, expected: np.ndarray, magnitude: np.ndarray, kv_type: str) -> None:
+    """As `assert_close`, but where bfloat16 pairs are multiplied: there queries and weights are rounded, too.
+
+    One such rounding costs at most 2^-8, and a result depends on two scores: its own and those it is compared with.
+    """
+    if not (kv_type == "bfloat16" and _ext.chosen_isa()["bf16_dot"]):
+        assert_close(y, expected, magnitude)
+        return
+    assert y.shape == expected.shape
+    assert y.dtype == np.float32
+    error = abs(y - expected)
+    assert np.linalg.norm(error) <= 2**-11 * np.linalg.norm(magnitude)  # most of it cancels
+    assert (error <= 2 * 2**-8 * magnitude).all()
+
+
 def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
     assert a.shape == b.shape
     np.testing.assert_array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32))

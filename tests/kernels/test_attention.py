@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from tests.kernels.reference import alibi_terms, assert_close, assert_same_bits, attention, normal, rotary
+from tests.kernels.reference import (
+    alibi_terms,
+    assert_attended,
+    assert_close,
+    assert_same_bits,
+    attention,
+    normal,
+    rotary,
+)
 
 from qkv import _ext
 
@@ -23,7 +31,7 @@ def case(tokens: int, keys: int, heads: int, kv_heads: int, head_dim: int, batch
 def check(q, k, v, causal: bool, table=None, **options):
     scale = q.shape[-1] ** -0.5
     y = _ext.attention(q, k, v, table, causal, scale, **options)
-    assert_close(y, *attention(q, k, v, causal, scale, table, **options))
+    assert_attended(y, *attention(q, k, v, causal, scale, table, **options), options.get("kv_type", "float32"))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -117,10 +125,23 @@ def test_batch_heads_and_threads_do_not_change_bits(isa, causal):
 @pytest.mark.parametrize("kv_type", ["bfloat16", "int8"])
 @pytest.mark.parametrize("head_dim", [1, 3, 24, 64, 80, 128])
 def test_narrow_keys_and_values(isa, kv_type, head_dim):
-    """The only difference to float32 is how keys and values are rounded: the tolerance is the same."""
+    """The only difference to float32 is what is rounded; nothing else has another tolerance."""
     for causal in (False, True):
         for tokens, keys in ((1, 1), (1, 63), (7, 7), (5, 130), (67, 67), (3, 2 * BLOCK + 5)):
             check(*case(tokens, keys, 4, 2, head_dim, batch=1), causal, kv_type=kv_type)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("head_dim", [1, 3, 24, 64, 80, 128])
+def test_bfloat16_where_nothing_is_rounded(isa, head_dim, causal):
+    """Scores are whole numbers and weights powers of two, which bfloat16 holds: the tolerance is float32's."""
+    scale = np.log(2)  # which the kernel multiplies by log2(e), to take powers of two
+    for tokens, keys in ((1, 1), (1, 63), (5, 64), (7, 7), (5, 130), (67, 67), (3, 2 * BLOCK + 5)):
+        q, k, v = (np.round(x).clip(-1, 1) for x in case(tokens, keys, 4, 2, head_dim, batch=1))
+        for window in (0, 1, 2, 7, 64, 65, 300):
+            options = {"kv_type": "bfloat16", "window": window}
+            y = _ext.attention(q, k, v, None, causal, scale, **options)
+            assert_close(y, *attention(q, k, v, causal, scale, **options))
 
 
 def test_int8_of_nothing_and_of_little(isa):

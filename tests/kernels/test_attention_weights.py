@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.kernels.reference import assert_close, assert_same_bits, attention_weights, normal, rotary
+from tests.kernels.reference import assert_attended, assert_same_bits, attention_weights, normal, rotary
 
 from qkv import _ext
 
@@ -32,7 +32,8 @@ def check(q, k, v, causal: bool, table=None, **options) -> None:
     weights = weights_of(q, k, v, causal, scale, table, **options)
     expected, products = attention_weights(q, k, causal, scale, table, **options)
     # 2: the exponential's and the sum's own errors
-    assert_close(weights, expected, (2 + products.swapaxes(1, 2)) * expected + 1e-30)
+    magnitude = (2 + products.swapaxes(1, 2)) * expected + 1e-30
+    assert_attended(weights, expected, magnitude, options.get("kv_type", "float32"))
     assert (weights[expected == 0] == 0).all()  # of keys that are not seen, exactly
 
 

@@ -59,7 +59,9 @@ struct F32 {
   static F32 dot_bf16(F32 acc, const uint16_t* pairs, uint32_t pair) {
     return {_mm512_dpbf16_ps(acc.v, (__m512bh)_mm512_loadu_si512(pairs), (__m512bh)_mm512_set1_epi32((int)pair))};
   }
-  void store_bf16(uint16_t* p, int64_t n) const {  // rounded to nearest even; n <= kLanes
+  // Rounded to nearest even. `p` may be where the floats came from: these vector types may overlay any other.
+  void store_bf16(uint16_t* p) const { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+  void store_bf16(uint16_t* p, int64_t n) const {
     _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)_mm512_cvtneps_pbh(v));
   }
 #endif

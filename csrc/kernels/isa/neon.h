@@ -3,6 +3,7 @@
 #pragma once
 
 #include <arm_neon.h>
+#include <stddef.h>
 #include <stdint.h>
 
 namespace qkv::QKV_ISA {
@@ -70,10 +71,12 @@ struct F32 {
     const bfloat16x8_t w = vreinterpretq_bf16_u16(vld1q_u16(pairs));
     return {vbfdotq_f32(acc.v, w, vreinterpretq_bf16_u32(vdupq_n_u32(pair)))};
   }
-  void store_bf16(uint16_t* p, int64_t n) const {  // rounded to nearest even; n <= kLanes
+  // Rounded to nearest even. `p` may be where the floats came from: copied as bytes, which may overlay any type.
+  void store_bf16(uint16_t* p) const { store_bf16(p, kLanes); }
+  void store_bf16(uint16_t* p, int64_t n) const {
     uint16_t lanes[kLanes];
     vst1_u16(lanes, vreinterpret_u16_bf16(vcvt_bf16_f32(v)));
-    for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+    __builtin_memcpy(p, lanes, (size_t)n * sizeof *p);
   }
 #endif
 

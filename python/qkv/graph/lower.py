@@ -102,9 +102,8 @@ def _is_norm_of_rows(x: Tensor) -> bool:
 def lower(graph: Graph, packer: Packer, kv_dtype: str = "auto") -> Lowered:
     """Fuses the graph, packs its weights and builds its programs: one, or an encoder's and a decoder's.
 
-    kv_dtype: of keys and values: float32, bfloat16, int8, or "auto", which is bfloat16 for a model that can cache them
-    and whose weights are narrower than float32, and float32 for any other. A run without a cache rounds them as one
-    with a cache does.
+    kv_dtype: of keys and values: float32, bfloat16, int8, or "auto", which is float32 for float32 weights and bfloat16
+    for narrower ones. A run without a cache rounds them as one with a cache does.
 
     Raises:
         qkv.Error: the graph holds an operation that neither a fusion nor a step covers.
@@ -128,7 +127,7 @@ def assemble(
     """Packs the weights of `arrange`d nodes and makes their steps; `new_program` makes an empty program."""
     _pack_tied_first(nodes, packer)
     if kv_dtype == "auto":
-        kv_dtype = "bfloat16" if packer.dtype != "float32" and _cached_attentions(nodes) else "float32"
+        kv_dtype = "float32" if packer.dtype == "float32" else "bfloat16"
     source = [node for node in nodes if node.rows == "source"]
     rest = [node for node in nodes if node.rows != "source"]
     return Lowered(
