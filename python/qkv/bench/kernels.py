@@ -110,19 +110,20 @@ def packed(dtype: str, out: int, n: int, bias: bool, threads: int) -> _ext.Weigh
 
 def attention(machine: Machine) -> Iterator[Case]:
     """12 heads of 64: prompts, with and without the causal mask, and one token over a cache."""
-    for causal in (False, True):
-        for tokens in (128, 512) if machine.quick else (128, 256, 512, 1024, 2048):
-            yield _prefill_case(machine, tokens, causal)
+    for kv_type in ("float32", "bfloat16"):
+        for causal in (False, True):
+            for tokens in (128, 512) if machine.quick else (128, 256, 512, 1024, 2048):
+                yield _prefill_case(machine, tokens, causal, kv_type)
     for kv_type in ("float32", "bfloat16", "int8"):
         yield _decode_case(machine, kv_type)
 
 
-def _prefill_case(machine: Machine, tokens: int, causal: bool) -> Case:
+def _prefill_case(machine: Machine, tokens: int, causal: bool, kv_type: str) -> Case:
     def make() -> Job:
         q, k, v = (_normal(1, tokens, HEADS, HEAD_DIM) for _ in range(3))
         flops = 4.0 * WIDTH * (tokens * (tokens + 1) / 2 if causal else tokens * tokens)
         return Job(
-            timer(lambda: _ext.attention(q, k, v, None, causal, HEAD_DIM**-0.5, machine.threads)),
+            timer(lambda: _ext.attention(q, k, v, None, causal, HEAD_DIM**-0.5, machine.threads, kv_type=kv_type)),
             work=flops / 1e9,
             cost=flops,
         )
@@ -131,9 +132,9 @@ def _prefill_case(machine: Machine, tokens: int, causal: bool) -> Case:
         group="attention",
         name=f"prompt, {'causal' if causal else 'both ways'}",
         shape=f"{tokens} tokens",
-        dtype="float32",
+        dtype=kv_type,
         unit="GFLOP/s",
-        of="float32",
+        of=kv_type,
         goal=0.60,
         make=make,
     )

@@ -15,7 +15,8 @@ from qkv.planning.sizes import PlannedWeight
 
 # Shares of the ceilings that whole models reached where docs/images/bench.png was measured (docs/benchmarks.md says
 # how). Many tokens: the prompt of GPT-2, 512 tokens. The picture counts attention as work of the weights' type, here it
-# is work in float32: so its 52 and 49 % with int8 and int4 weights are 61 and 58 %.
+# is that of keys and values, bfloat16, which was float32's speed there: so its 52 and 49 % with int8 and int4 weights
+# are 61 and 58 %.
 _MANY_TOKENS = {"float32": 0.82, "bfloat16": 0.78, "int8": 0.61, "int4": 0.58}
 # One token: GPT-2 after 64 tokens. Its int8 and int4 weights are partly in the cache there, so theirs are the shares of
 # a single layer with weights from memory, 95 and 79 %, times 0.94: what whole models keep of that in the other types.
@@ -64,7 +65,8 @@ def _cost(of: Outline, nodes: Iterable[Tensor], new: int, past: int) -> Cost:
                     total.add_layer(of.packer.size(layer), rows, read=min(1.0, rows))
             case Attention() as op:
                 pairs = new * past if op.cross else _pairs(op, new, past)
-                total.operations["float32"] += 4 * pairs * op.heads * op.head_dim
+                arithmetic = "bfloat16" if of.lowered.kv_dtype == "bfloat16" else "float32"
+                total.operations[arithmetic] += 4 * pairs * op.heads * op.head_dim
                 keys = past if op.cross else past + new
                 visible = min(keys, op.window + new) if op.window else keys
                 page = _ext.page_nbytes(1, op.kv_heads, op.head_dim, of.lowered.kv_dtype)
