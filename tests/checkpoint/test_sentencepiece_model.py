@@ -101,6 +101,7 @@ def with_unit(index: int, value: int) -> bytes:
     [
         (lambda: with_unit(0, 0x7FFFFC00), "outside itself"),
         (lambda: with_unit(7, 0x600 | 0x4000_0000), "outside itself"),
+        (lambda: with_unit(0, 1 << 31), "outside itself"),  # the root is followed, even if it says that it is a value
         (lambda: b"".join((len(charsmap()).to_bytes(4, "little"), charsmap()[4:])), "cut off"),
         (lambda: charsmap()[:-1], "cut off"),
         (lambda: charsmap()[: 4 + int.from_bytes(charsmap()[:4], "little")] + b"a\0", "outside its texts"),

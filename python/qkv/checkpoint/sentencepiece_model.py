@@ -164,7 +164,8 @@ def check_charsmap(charsmap: bytes) -> None:
         raise ValueError("its character map is cut off")
     charsmap[4 + size :].decode()
     units = np.frombuffer(charsmap, "<u4", count=size // 4, offset=4)
-    inner = units >> 31 == 0
+    inner = units >> 31 == 0  # the others hold values, and no path goes on from there; but all begin at the root
+    inner[0] = True
     child = np.arange(units.size, dtype=np.uint32) ^ ((units >> 10) << ((units & 0x200) >> 6))
     # The next unit is at `child ^ byte`.
     if (child[inner] | 0xFF).max(initial=0) >= units.size:
