@@ -97,9 +97,10 @@ struct DottedBf16Format {
   }
   // The other half of B counts as 0: times 0 it could still be a NaN.
   static inline V one(V c, const A* a, const B* b, int64_t half) {
-    alignas(kAlignment) uint16_t own[2 * kLanes] = {};
-    for (int i = 0; i < kLanes; ++i) own[2 * i + half] = b[2 * i + half];
-    return V::dot_bf16(c, own, (uint32_t)a[half] << 16 * half);
+    alignas(kAlignment) uint32_t pairs[kLanes];
+    __builtin_memcpy(pairs, b, sizeof pairs);
+    for (uint32_t& pair : pairs) pair &= 0xffffu << 16 * half;
+    return V::dot_bf16(c, (const uint16_t*)pairs, (uint32_t)a[half] << 16 * half);
   }
 };
 

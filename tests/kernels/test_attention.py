@@ -125,7 +125,7 @@ def test_batch_heads_and_threads_do_not_change_bits(isa, causal):
 @pytest.mark.parametrize("kv_type", ["bfloat16", "int8"])
 @pytest.mark.parametrize("head_dim", [1, 3, 24, 64, 80, 128])
 def test_narrow_keys_and_values(isa, kv_type, head_dim):
-    """The only difference to float32 is what is rounded; nothing else has another tolerance."""
+    """Keys and values are rounded; where bfloat16 pairs are multiplied, queries and weights are, too."""
     for causal in (False, True):
         for tokens, keys in ((1, 1), (1, 63), (7, 7), (5, 130), (67, 67), (3, 2 * BLOCK + 5)):
             check(*case(tokens, keys, 4, 2, head_dim, batch=1), causal, kv_type=kv_type)

@@ -65,8 +65,8 @@ def _cost(of: Outline, nodes: Iterable[Tensor], new: int, past: int) -> Cost:
                     total.add_layer(of.packer.size(layer), rows, read=min(1.0, rows))
             case Attention() as op:
                 pairs = new * past if op.cross else _pairs(op, new, past)
-                arithmetic = "bfloat16" if of.lowered.kv_dtype == "bfloat16" else "float32"
-                total.operations[arithmetic] += 4 * pairs * op.heads * op.head_dim
+                kind = "bfloat16" if of.lowered.kv_dtype == "bfloat16" else "float32"
+                total.operations[kind] += 4 * pairs * op.heads * op.head_dim
                 keys = past if op.cross else past + new
                 visible = min(keys, op.window + new) if op.window else keys
                 page = _ext.page_nbytes(1, op.kv_heads, op.head_dim, of.lowered.kv_dtype)
