@@ -18,13 +18,13 @@ void map_row(F f, const float* x, float* y, int64_t n) {
   if (i < n) f(F32::load(x + i, n - i)).store(y + i, n - i);
 }
 
-// use(f) with the activation as a function of vectors
-template <class Use>
+// use(f) with the activation as a function of vectors; `Coarse`: in its coarse form, where it has one
+template <bool Coarse, class Use>
 inline void with_activation(Function function, Use use) {
   switch (function) {
     case Function::relu: return use([](F32 v) { return relu(v); });
-    case Function::gelu: return use([](F32 v) { return gelu(v); });
-    case Function::gelu_tanh: return use([](F32 v) { return gelu_tanh(v); });
+    case Function::gelu: return use([](F32 v) { return Coarse ? coarse_gelu(v) : gelu(v); });
+    case Function::gelu_tanh: return use([](F32 v) { return Coarse ? coarse_gelu_tanh(v) : gelu_tanh(v); });
     case Function::quick_gelu: return use([](F32 v) { return v * sigmoid(F32::set(1.702f) * v); });
     case Function::silu: return use([](F32 v) { return silu(v); });
     case Function::tanh: return use([](F32 v) { return tanh(v); });
@@ -37,7 +37,7 @@ void apply(Function function, const float* x, float* y, int64_t n) {
     case Function::sigmoid: return map_row([](F32 v) { return sigmoid(v); }, x, y, n);
     case Function::erf: return map_row([](F32 v) { return erf(v); }, x, y, n);
     case Function::exp: return map_row([](F32 v) { return exp(v); }, x, y, n);
-    default: with_activation(function, [&](auto f) { map_row(f, x, y, n); });
+    default: with_activation<false>(function, [&](auto f) { map_row(f, x, y, n); });
   }
 }
 

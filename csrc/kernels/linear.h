@@ -81,7 +81,7 @@ template <class Format>
 template <class Format>
 inline void finish(const LinearArgs& args, const typename Format::Sum::Lane* sums, int64_t row, int64_t rows,
                    int64_t panel) {
-  with_activation(args.activation, [&](auto f) {
+  with_activation<Format::kQuantised>(args.activation, [&](auto f) {
     for (int64_t r = 0; r < rows; ++r) finish_row<Format, false>(args, f, sums + r * kPanel, row + r, panel);
   });
 }

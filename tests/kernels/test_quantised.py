@@ -86,6 +86,20 @@ def test_epilogue(isa: str, dtype: str, gated: bool, activation: str, k: int, n:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize(("activation", "most"), [("gelu", 3.4e-6), ("gelu_tanh", 8.2e-6)])
+def test_coarse_activations(isa: str, dtype: str, activation: str, most: float) -> None:
+    """Behind quantised weights GELU may err by some 1e-6, everywhere; far out it is 0 or x, and NaN stays NaN."""
+    x = np.concatenate([np.linspace(-12, 12, 100_001), [3e38, -3e38]]).astype(np.float32)[:, None]
+    weight = pack(np.ones((1, 1), np.float32), dtype)
+    sums, y = (_ext.linear(x, weight, function, None) for function in ("identity", activation))
+    error = abs(y - ACTIVATIONS[activation](sums.astype(float))) - abs(sums) * 2.0**-23
+    assert error.max() <= most
+    assert y[-2] == sums[-2]
+    assert abs(y[-1]) < 1e-20
+    assert np.isnan(_ext.linear(np.full((1, 1), np.nan, np.float32), weight, activation, None)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_sources(isa: str, dtype: str) -> None:
     """Any strides and stored types pack as contiguous float32 of the same values does; so do rows filled in pieces."""
     w, x = normal(1, 70, 100), normal(2, 7, 100)
