@@ -63,13 +63,16 @@ constexpr int64_t narrowed(int64_t stride) {
 template <class Page>
 inline void turn_queries(const AttentionArgs& args, const QueryTile& tile, float* q) {
   const int64_t dim = args.head_dim, row = tile.row, stride = value_stride(dim);
+  const int64_t queries = args.keys - args.past;  // so in self-attention
+  const int64_t next_tile = (kTileRows + args.group - 1) / args.group,
+                ahead = queries < next_tile ? queries : next_tile;
   const auto turn = rotation(args.interleaved);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t token = (row + r) / args.group, head = (row + r) % args.group;
     const float* rotary = args.rotary ? args.rotary + token * args.rotary_dim : nullptr;
     const float* x = args.q + token * args.q_stride + head * dim;
     float* y = q + r * stride;
-    ask_for<For::reading>(x + args.group * dim, dim);  // of the next key/value head
+    ask_for_row_ahead(x, token, queries, ahead, args.q_stride, args.group * dim, dim);
     ask_for<For::writing>(args.y + token * args.y_stride + head * dim, dim);
     turn(x, rotary, args.rotary_dim, dim, query_scale(args), y);
     for (int64_t i = dim; i < stride; ++i) y[i] = 0;

@@ -159,6 +159,7 @@ struct Int8Page {
 template <class Page>
 inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) {
   const int64_t dim = args.head_dim, stride = value_stride(dim), words = Page::words(dim);
+  const int64_t ahead = count < kLanes ? count : kLanes;
   const auto turn = rotation(args.interleaved);
   float* rows = args.scratch;             // [kLanes][stride] words
   float* block = rows + kLanes * stride;  // [kLanes][kLanes]
@@ -172,8 +173,8 @@ inline void store_pages(const KeyValueArgs& args, int64_t first, int64_t count) 
     for (int64_t i = 0; i < n; ++i) {
       const float* rotary = args.rotary ? args.rotary + (done + i) * args.rotary_dim : nullptr;
       const float *k = args.k + (done + i) * args.k_stride, *v = args.v + (done + i) * args.v_stride;
-      ask_for<For::reading>(k + dim, dim);  // of the next head, which mostly comes next
-      ask_for<For::reading>(v + dim, dim);
+      ask_for_row_ahead(k, done + i, count, ahead, args.k_stride, dim, dim);
+      ask_for_row_ahead(v, done + i, count, ahead, args.v_stride, dim, dim);
       turn(k, rotary, args.rotary_dim, dim, 1.0f, key);
       for (int64_t c = dim; c < stride; ++c) key[c] = 0;
       Page::key_words(key, dim, rows + i * stride, scales + slot + i);

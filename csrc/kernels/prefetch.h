@@ -16,5 +16,13 @@ inline void ask_for(const float* x, int64_t n) {
   __asm__ volatile("");
 }
 
+// A head's rows, `count` of n values that lie `stride` apart, are used in order; then those of the next head, `beside`
+// values further on. Asks for what comes `ahead` rows after row number i, which is x.
+inline void ask_for_row_ahead(const float* x, int64_t i, int64_t count, int64_t ahead, int64_t stride, int64_t beside,
+                              int64_t n) {
+  if (i + ahead >= count) x += beside - count * stride;
+  ask_for<For::reading>(x + ahead * stride, n);
+}
+
 }  // namespace
 }  // namespace qkv::QKV_ISA
