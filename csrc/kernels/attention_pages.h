@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 
+#include "activations.h"
 #include "kernels.h"
 #include "prefetch.h"
 #include "rotary.h"
@@ -62,6 +63,7 @@ struct Bf16Page {
 
   static int64_t words(int64_t dim) { return (dim + 1) / 2; }
   static void key_words(const float* __restrict key, int64_t dim, float* __restrict words, float*) {
+    if constexpr (kDotBf16) return to_bfloat16<F32>(key, (uint16_t*)words, dim, 2 * Bf16Page::words(dim));
     for (int64_t i = 0; i < (dim + 1) / 2; ++i) {
       const uint32_t pair = bfloat16_bits(key[2 * i]) | bfloat16_bits(key[2 * i + 1]) << 16;
       __builtin_memcpy(words + i, &pair, sizeof pair);
@@ -76,15 +78,19 @@ struct Bf16Page {
     for (int64_t i = 0; i < n; ++i, v += args.v_stride) {
       uint16_t* pairs = (uint16_t*)values + ((slot + i) / 2 * stride) * 2;
       if ((slot + i) % 2 == 0 && i + 1 < n) {
-        put_pair(v, v + args.v_stride, dim, pairs);
+        put_pair<F32>(v, v + args.v_stride, dim, pairs);
         ++i, v += args.v_stride;
       } else {
         for (int64_t c = 0; c < dim; ++c) pairs[2 * c + (slot + i) % 2] = (uint16_t)bfloat16_bits(v[c]);
       }
     }
   }
+  template <class V>
   static void put_pair(const float* even, const float* odd, int64_t dim, uint16_t* pairs) {
-    for (int64_t c = 0; c < dim; ++c) {
+    int64_t c = 0;
+    if constexpr (kDotBf16)
+      for (; c + kLanes <= dim; c += kLanes) V::store_bf16_pairs(V::load(even + c), V::load(odd + c), pairs + 2 * c);
+    for (; c < dim; ++c) {
       const uint32_t pair = bfloat16_bits(even[c]) | bfloat16_bits(odd[c]) << 16;
       __builtin_memcpy(pairs + 2 * c, &pair, sizeof pair);
     }

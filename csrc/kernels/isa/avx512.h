@@ -64,6 +64,13 @@ struct F32 {
   void store_bf16(uint16_t* p, int64_t n) const {
     _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)_mm512_cvtneps_pbh(v));
   }
+  // pairs of the lanes of both
+  static void store_bf16_pairs(F32 first, F32 second, uint16_t* pairs) {
+    static constexpr uint16_t kMixed[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                            8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v);
+    _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(_mm512_loadu_si512(kMixed), both));
+  }
 #endif
 
   friend F32 operator+(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }

@@ -78,6 +78,10 @@ struct F32 {
     vst1_u16(lanes, vreinterpret_u16_bf16(vcvt_bf16_f32(v)));
     __builtin_memcpy(p, lanes, (size_t)n * sizeof *p);
   }
+  // pairs of the lanes of both
+  static void store_bf16_pairs(F32 first, F32 second, uint16_t* pairs) {
+    vst2_u16(pairs, {vreinterpret_u16_bf16(vcvt_bf16_f32(first.v)), vreinterpret_u16_bf16(vcvt_bf16_f32(second.v))});
+  }
 #endif
 
   friend F32 operator+(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
