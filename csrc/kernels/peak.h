@@ -52,13 +52,14 @@ struct PeakOfBf16<true> {
   using Format = Bf16Format;
 };
 
-// Reads n floats, a multiple of 128, and returns their sum. Prefetches as a tile of one row does.
+// Reads n floats, a multiple of 128, and returns their sum. Zen 4 reads 2 to 7 % more when what lies 4 KiB ahead is asked
+// for, into the L2 cache, than when it is not, or into L1.
 float read(const float* x, int64_t n) {
   constexpr int kSums = 8, kLine = kAlignment / sizeof(float);
   F32 sums[kSums];
   for (F32& sum : sums) sum = F32::set(0);
   for (int64_t i = 0; i < n; i += kSums * kLanes) {
-    for (int j = 0; j < kSums * kLanes; j += kLine) __builtin_prefetch((const char*)(x + i + j) + 4096);
+    for (int j = 0; j < kSums * kLanes; j += kLine) __builtin_prefetch((const char*)(x + i + j) + 4096, 0, 2);
 #pragma GCC unroll 8
     for (int j = 0; j < kSums; ++j) sums[j] = sums[j] + F32::load(x + i + j * kLanes);
   }
