@@ -52,8 +52,8 @@ struct PeakOfBf16<true> {
   using Format = Bf16Format;
 };
 
-// Reads n floats, a multiple of 128, and returns their sum. Zen 4 reads 2 to 7 % more when what lies 4 KiB ahead is asked
-// for, into the L2 cache, than when it is not, or into L1.
+// Reads n floats, a multiple of 128, and returns their sum. Zen 4 reads 2 to 7 % more when what lies 4 KiB ahead is
+// asked for, into the L2 cache, than when it is not, or into L1.
 float read(const float* x, int64_t n) {
   constexpr int kSums = 8, kLine = kAlignment / sizeof(float);
   F32 sums[kSums];
